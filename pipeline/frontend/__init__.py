@@ -1,0 +1,20 @@
+"""Samples to frames: numpy and scipy, vectorised over streams."""
+
+from __future__ import annotations
+
+from pipeline.frontend.identity import Identity
+from pipeline.frontend.power import PowerSpectrum
+from pipeline.manifest import Manifest, PowerFrontend
+
+Frontend = PowerSpectrum | Identity
+
+
+def build(manifest: Manifest) -> Frontend:
+    """The frontend that a manifest names."""
+    spec = manifest.frontend
+    if isinstance(spec, PowerFrontend):
+        return PowerSpectrum(spec.window_samples, spec.hop_samples)
+    return Identity(manifest.input.channels)
+
+
+__all__ = ["Frontend", "Identity", "PowerSpectrum", "build"]

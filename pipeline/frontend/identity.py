@@ -1,0 +1,28 @@
+"""Identity: frames are the samples themselves (sensor vectors, or spectrograms computed by the producer)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.component import Array, Field, State
+
+
+class Identity:
+    """`[B, k, channels]` float32 samples to the same `[B, k, channels]` frames."""
+
+    block = 1
+    hop_samples = 1
+    latency = 0
+    fields: tuple[Field, ...] = ()
+
+    def __init__(self, channels: int) -> None:
+        self.bins = channels
+
+    def initial_state(self, batch: int) -> State:
+        return {}
+
+    def step(self, x: Array, state: State) -> tuple[Array, State]:
+        return x, {}
+
+    def flush(self, state: State) -> Array:
+        return np.empty((0, 0, self.bins), np.float32)
