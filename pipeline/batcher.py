@@ -1,0 +1,197 @@
+"""The batcher: chunks of many streams through frontend, model and head, a block of rows at a time.
+
+Chunks have any length, the model wants whole blocks, and a batch must be rectangular. So every stream's
+samples (what was left over, then the chunk) are cut into blocks, and rounds of equal length are run over
+the streams that still have some. Since step equals forward for any cut, this changes no byte of a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.belt import RowLayout
+from pipeline.bundle import Bundle, as_float
+from pipeline.component import Array, Component, Field, State
+from pipeline.head.events import Events
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that was recognised: `label` from `start_s` to `end_s` of its stream, `score` in 0..1."""
+
+    label: str
+    start_s: float
+    end_s: float
+    score: float
+
+
+@dataclass(slots=True)
+class Output:
+    """What one chunk brought about.
+
+    events: in the order in which they were completed. scores: `[T, C]` float32 if they were asked for.
+    broken: the state became non-finite, so the row was reset and the rest of the chunk skipped.
+    """
+
+    events: list[Event]
+    scores: list[Array]
+    broken: bool = False
+
+
+class Batcher:
+    """Runs a bundle over gathered rows. Does no I/O and reads no clock.
+
+    Args:
+        bundle: what to run.
+        max_batch: streams in one model step; about where the LSTM reaches the core's peak.
+        max_blocks: blocks in one model step, which bounds memory; None runs a chunk in one step, however long.
+        keep_scores: also return every frame's scores.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, max_batch: int = 64, max_blocks: int | None = 64, keep_scores: bool = False
+    ) -> None:
+        self._bundle = bundle
+        manifest = bundle.manifest
+        self._max_batch = max_batch
+        self._max_blocks = max_blocks
+        self._keep_scores = keep_scores or bundle.head.publishes_scores
+        self._block_samples = bundle.frontend.block * bundle.model.block
+        self._rate_hz = manifest.input.sample_rate_hz
+        self._hop_samples = manifest.hop_samples
+        self._labels = manifest.labels
+        self._names = {
+            part: [(f.name, f"{part}.{f.name}") for f in component.fields] for part, component in self._components()
+        }
+        fields = [Field("rest", "float32", (self._block_samples - 1, manifest.input.channels))]
+        for part, component in self._components():
+            fields += [Field(f"{part}.{f.name}", f.dtype, f.shape, f.initial) for f in component.fields]
+        self.layout = RowLayout(bundle.fingerprint, fields)
+
+    def _components(self) -> list[tuple[str, Component[Array] | Component[Events]]]:
+        return [("frontend", self._bundle.frontend), ("model", self._bundle.model), ("head", self._bundle.head)]
+
+    def run(self, rows: Array, chunks: Sequence[Array], ends: Array) -> list[Output]:
+        """Advance `rows` by one chunk each.
+
+        Args:
+            rows: gathered rows `[B]` of `layout.dtype`; changed here, so the caller scatters them back.
+            chunks: B arrays `[n_i, channels]` of the manifest's sample type, all finite.
+            ends: bool `[B]`: the chunk is its stream's last; what is pending is flushed.
+        """
+        outputs = [Output([], []) for _ in chunks]
+        if not outputs:
+            return outputs
+        signal, start, blocks = self._lay_out(rows, chunks, ends)
+        done = np.zeros(len(rows), np.int64)
+        while len(active := np.flatnonzero(done < blocks)):
+            left = (blocks - done)[active]
+            length = int(left.min())
+            if self._max_blocks is not None:
+                length = min(length, self._max_blocks)
+            for cut in range(0, len(active), self._max_batch):
+                group = active[cut : cut + self._max_batch]
+                at = start[group] + done[group] * self._block_samples
+                x = signal[at[:, None] + np.arange(length * self._block_samples)]
+                broken = self._step(rows, group, x, outputs)
+                done[group] += length
+                done[broken] = blocks[broken]
+        ended = np.flatnonzero(ends & np.array([not output.broken for output in outputs]))
+        for cut in range(0, len(ended), self._max_batch):
+            self._finish(rows, ended[cut : cut + self._max_batch], outputs)
+        return outputs
+
+    def _lay_out(self, rows: Array, chunks: Sequence[Array], ends: Array) -> tuple[Array, Array, Array]:
+        """All samples end to end `[sum, channels]`, where each stream's begin, and its whole blocks; rows get the rest."""
+        size = self._block_samples
+        rest = rows["rest_samples"]
+        fresh_samples = np.array([len(chunk) for chunk in chunks], np.int64)
+        have = rest + fresh_samples
+        # The end of a signal is padded with zeros to a whole block, as its beginning is by the frontend.
+        blocks = np.where(ends, -(-have // size), have // size)
+        room = np.maximum(have, blocks * size)
+        start = np.cumsum(room) - room
+        signal = np.zeros((int(room.sum()), rows["rest"].shape[2]), np.float32)
+        for i, chunk in enumerate(chunks):
+            at = int(start[i])
+            signal[at : at + rest[i]] = rows["rest"][i, : rest[i]]
+            signal[at + rest[i] : at + have[i]] = as_float(chunk)
+        rows["samples"] += fresh_samples
+        left = np.where(ends, 0, have - blocks * size)
+        for i in np.flatnonzero((left > 0) | (rest > 0)).tolist():
+            at = int(start[i] + blocks[i] * size)
+            rows["rest"][i] = 0
+            rows["rest"][i, : left[i]] = signal[at : at + left[i]]
+        rows["rest_samples"] = left
+        return signal, start, blocks
+
+    def _state(self, rows: Array, group: Array, part: str) -> State:
+        return {name: rows[column][group] for name, column in self._names[part]}
+
+    def _keep(self, rows: Array, group: Array, part: str, state: State) -> None:
+        for name, column in self._names[part]:
+            rows[column][group] = state[name]
+
+    def _step(self, rows: Array, group: Array, x: Array, outputs: list[Output]) -> Array:
+        """Run the streams `group` on `x` `[G, k * block_samples, channels]`; return those whose state broke."""
+        frames, state = self._bundle.frontend.step(x, self._state(rows, group, "frontend"))
+        self._keep(rows, group, "frontend", state)
+        scores, state = self._bundle.model.step(frames, self._state(rows, group, "model"))
+        self._keep(rows, group, "model", state)
+        sound = np.isfinite(scores).all(axis=(1, 2))
+        for array in state.values():
+            sound &= np.isfinite(array).reshape(len(group), -1).all(axis=1)
+        warm_up = np.clip(self._bundle.model.latency - rows["frames"][group], 0, scores.shape[1])
+        rows["frames"][group] += frames.shape[1]
+        # A model with latency has nothing to say of a stream's first steps; streams differ in how far they are.
+        for skip in np.unique(warm_up):
+            chosen = np.flatnonzero((warm_up == skip) & sound)
+            self._decide(rows, group[chosen], scores[chosen, skip:], outputs)
+        broken = group[~sound]
+        for i in broken.tolist():
+            outputs[i].broken = True
+            self._reset(rows, i)
+        return broken
+
+    def _reset(self, rows: Array, i: int) -> None:
+        """A row whose state is not finite starts afresh; who it is and where it stands in its log stays."""
+        kept = {name: rows[name][i].copy() for name in ("status", "next_seq", "last_ms")}
+        rows[i] = self.layout.blank
+        for name, value in kept.items():
+            rows[name][i] = value
+
+    def _decide(self, rows: Array, group: Array, scores: Array, outputs: list[Output]) -> None:
+        if len(group) == 0 or scores.shape[1] == 0:
+            return
+        events, state = self._bundle.head.step(scores, self._state(rows, group, "head"))
+        self._keep(rows, group, "head", state)
+        self._publish(rows, group, events, outputs)
+        if self._keep_scores:
+            for g, i in enumerate(group.tolist()):
+                outputs[i].scores.append(scores[g])
+
+    def _finish(self, rows: Array, group: Array, outputs: list[Output]) -> None:
+        """Flush in order: what the model still owes goes through the head, then the head gives what it holds."""
+        tail = self._bundle.model.flush(self._state(rows, group, "model"))
+        late = np.clip(self._bundle.model.latency - rows["frames"][group], 0, tail.shape[1])
+        for skip in np.unique(late):
+            chosen = np.flatnonzero(late == skip)
+            self._decide(rows, group[chosen], tail[chosen, skip:], outputs)
+        self._publish(rows, group, self._bundle.head.flush(self._state(rows, group, "head")), outputs)
+
+    def _publish(self, rows: Array, group: Array, events: Events, outputs: list[Output]) -> None:
+        for b, label, start, end, score in zip(*(column.tolist() for column in events), strict=True):
+            i = int(group[b])
+            # Frames of padding and silence may follow the last sample; no event ends after its signal.
+            last = int(rows["samples"][i])
+            outputs[i].events.append(
+                Event(
+                    label=self._labels[label],
+                    start_s=min(start * self._hop_samples, last) / self._rate_hz,
+                    end_s=min(end * self._hop_samples, last) / self._rate_hz,
+                    score=round(score, 6),
+                )
+            )

@@ -1,0 +1,170 @@
+"""The belt: the worker's table of carried state, one row of bytes a live stream.
+
+A row is the stream's whole state and its checkpoint: bytes gathered for a batch are the bytes that Redis
+keeps, so there is nothing to serialise. Slots are found by name; nothing else of a stream is an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from pipeline.component import Array, Field
+from pipeline.errors import ConfigError, RowCorrupt
+
+NEW, LIVE, ENDED = 0, 1, 2
+"""A row's status: never used, carrying a stream, or the tombstone of one."""
+
+_HEADER: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("fingerprint", "u1", (16,)),
+    ("status", "<i8", ()),
+    ("next_seq", "<i8", ()),  # the seq that the next chunk must have
+    ("last_ms", "<i8", ()),  # log time (the id) of the last chunk: idleness is decided by it
+    ("samples", "<i8", ()),  # samples seen since the stream started afresh
+    ("frames", "<i8", ()),  # frames the model has consumed
+    ("rest_samples", "<i8", ()),  # samples of an unfinished block, in `rest`
+)
+
+
+class RowLayout:
+    """Where everything lies in a row: the header's counters, then the components' fields.
+
+    Args:
+        fingerprint: the bundle's, 16 bytes; a row of another bundle is refused by it.
+        fields: of all components, names already distinct.
+
+    The layout is a numpy structured dtype, so a gathered block has typed views of every field.
+    """
+
+    def __init__(self, fingerprint: bytes, fields: Sequence[Field]) -> None:
+        self.fingerprint = np.frombuffer(fingerprint, np.uint8)
+        columns = [*_HEADER, *((f.name, np.dtype(f.dtype).newbyteorder("<").str, f.shape) for f in fields)]
+        offsets, end = [], 0
+        for _, dtype, shape in columns:
+            offsets.append(end)
+            size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+            end += -(-size // 8) * 8
+        self.header_bytes = offsets[len(_HEADER)] if fields else end
+        self.row_bytes = -(-end // 64) * 64
+        self.dtype = np.dtype(
+            {
+                "names": [name for name, _, _ in columns],
+                "formats": [(dtype, shape) for _, dtype, shape in columns],
+                "offsets": offsets,
+                "itemsize": self.row_bytes,
+            }
+        )
+        blank = np.zeros((), self.dtype)
+        blank["fingerprint"] = self.fingerprint
+        for f in fields:
+            blank[f.name] = f.initial
+        self.blank = blank
+        self._blank_bytes = blank.tobytes()
+
+    def dump(self, rows: Array) -> list[bytes]:
+        """Gathered rows to the bytes that Redis keeps: a live row whole, a tombstone by its header."""
+        raw = memoryview(np.ascontiguousarray(rows).view(np.uint8).reshape(-1))
+        lengths = np.where(rows["status"] == ENDED, self.header_bytes, self.row_bytes)
+        starts = range(0, len(raw), self.row_bytes)
+        return [bytes(raw[start : start + length]) for start, length in zip(starts, lengths.tolist(), strict=True)]
+
+    def parse(self, stored: bytes) -> bytes:
+        """The row's bytes, complete. Raises RowCorrupt if these are no row of this bundle."""
+        if stored[: len(self.fingerprint)] != self.fingerprint.tobytes():
+            raise RowCorrupt(
+                f"a row with fingerprint {stored[:16].hex()}, expected {self.fingerprint.tobytes().hex()}: "
+                "it was written by another bundle; the stream starts afresh"
+            )
+        if len(stored) == self.row_bytes:
+            return stored
+        if len(stored) == self.header_bytes:
+            return stored + self._blank_bytes[self.header_bytes :]
+        raise RowCorrupt(f"a row of {len(stored)} bytes, expected {self.row_bytes}; the stream starts afresh")
+
+
+class Belt:
+    """`capacity` rows and the names that hold them. Full, it forgets the rows used longest ago.
+
+    Forgetting loses nothing: a row on the belt was committed before the next batch is gathered.
+    """
+
+    def __init__(self, layout: RowLayout, capacity: int) -> None:
+        if capacity < 1:
+            raise ConfigError(f"a belt of {capacity} rows; give it at least as many as streams share a read")
+        self.layout = layout
+        self.rows = np.zeros(capacity, layout.dtype)
+        self._slots: dict[str, int] = {}
+        self._names: list[str | None] = [None] * capacity
+        self._partition = np.full(capacity, -1, np.int64)
+        self._used = np.zeros(capacity, np.int64)
+        self._free = list(range(capacity - 1, -1, -1))
+        self._tick = 0
+
+    @property
+    def capacity(self) -> int:
+        """Rows that fit."""
+        return len(self.rows)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def missing(self, streams: Iterable[str]) -> list[str]:
+        """Those of `streams` that hold no row here, in order, each once."""
+        return [stream for stream in dict.fromkeys(streams) if stream not in self._slots]
+
+    def begin(self, streams: Sequence[str]) -> None:
+        """A new batch needs `streams`: mark the rows that are here as in use, so that `place` spares them."""
+        if len(streams) > self.capacity:
+            raise ConfigError(f"{len(streams)} streams in one batch, a belt of {self.capacity} rows: enlarge the belt")
+        self._tick += 1
+        held = [self._slots[stream] for stream in streams if stream in self._slots]
+        self._used[held] = self._tick
+
+    def place(self, stream: str, partition: int, stored: bytes | None) -> None:
+        """Give `stream` a row: the stored one, or a blank one. Raises RowCorrupt and places nothing."""
+        row = None if stored is None else self.layout.parse(stored)
+        slot = self._slots.get(stream)
+        if slot is None:
+            if not self._free:
+                self._evict()
+            slot = self._free.pop()
+            self._slots[stream] = slot
+            self._names[slot] = stream
+        self.rows[slot] = self.layout.blank if row is None else np.frombuffer(row, self.layout.dtype)[0]
+        self._partition[slot] = partition
+        self._used[slot] = self._tick
+
+    def slots(self, streams: Sequence[str]) -> Array:
+        """Where the rows of `streams` lie, int64 `[n]`."""
+        return np.fromiter((self._slots[stream] for stream in streams), np.int64, len(streams))
+
+    def gather(self, slots: Array) -> Array:
+        """A copy of the rows, `[n]` of the layout's dtype."""
+        return self.rows[slots]
+
+    def scatter(self, slots: Array, rows: Array) -> None:
+        """Put gathered rows back."""
+        self.rows[slots] = rows
+
+    def drop_partition(self, partition: int) -> int:
+        """Forget a partition's rows (released, or fenced: they may be ahead of what was committed)."""
+        return self._forget(np.flatnonzero(self._partition == partition))
+
+    def _evict(self) -> None:
+        # A sixteenth at a time, so that finding the oldest is paid once for many.
+        count = max(1, self.capacity // 16)
+        taken = np.flatnonzero((self._partition >= 0) & (self._used < self._tick))
+        if len(taken) > count:
+            taken = taken[np.argpartition(self._used[taken], count)[:count]]
+        self._forget(taken)
+
+    def _forget(self, slots: Array) -> int:
+        for slot in slots.tolist():
+            name = self._names[slot]
+            if name is not None:
+                del self._slots[name]
+            self._names[slot] = None
+            self._free.append(slot)
+        self._partition[slots] = -1
+        return len(slots)

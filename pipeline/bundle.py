@@ -1,0 +1,108 @@
+"""A bundle: one `.onnx` file, opened. Manifest, frontend, model and head, ready to run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import frontend as frontends
+from pipeline import head as heads
+from pipeline.component import Array
+from pipeline.errors import ManifestError
+from pipeline.frontend import Frontend
+from pipeline.head import Head
+from pipeline.head.events import Events
+from pipeline.manifest import Manifest
+from pipeline.model import OnnxModel, open_runtime, read_manifest
+
+SHIPPED = Path(__file__).parent / "bundles"
+MAX_BUNDLE_BYTES = 2**31 - 1
+"""An ONNX file is one protobuf message, which ends there."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What `load` returns.
+
+    Attributes:
+        manifest: the typed manifest inside the file.
+        fingerprint: 16 bytes that change with any byte of the file; every row begins with them.
+        size_bytes: of the file.
+        source: where it came from, for messages.
+    """
+
+    manifest: Manifest
+    frontend: Frontend
+    model: OnnxModel
+    head: Head
+    fingerprint: bytes
+    size_bytes: int
+    source: str
+
+    def forward(self, samples: Array) -> tuple[Events, Array]:
+        """The whole signal at once: the oracle that every stream is held against.
+
+        Args:
+            samples: `[N]` or `[N, channels]`, of the manifest's sample type.
+        Returns:
+            Events, and scores `[T, C]` of all frames, the tail's included.
+        """
+        x = as_float(np.asarray(samples).reshape(1, -1, self.manifest.input.channels))
+        whole = self.frontend.block * self.model.block
+        x = np.pad(x, ((0, 0), (0, -x.shape[1] % whole), (0, 0)))
+        frames, _ = self.frontend.step(x, self.frontend.initial_state(1))
+        state = self.model.initial_state(1)
+        empty = np.empty((1, 0, self.manifest.model.classes), np.float32)
+        scores, state = self.model.step(frames, state) if frames.shape[1] else (empty, state)
+        tail = self.model.flush(state)
+        scores = np.concatenate([scores, tail], axis=1) if tail.shape[1] else scores
+        scores = scores[:, self.model.latency :]
+        events, after = self.head.step(scores, self.head.initial_state(1))
+        last = self.head.flush(after)
+        return Events(*(np.concatenate(columns) for columns in zip(events, last, strict=True))), scores[0]
+
+
+def as_float(samples: Array) -> Array:
+    """int16 to float32 in -1..1 (exact: a division by 2**15); float32 as it is."""
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) * np.float32(1 / 32768)
+    return samples.astype(np.float32, copy=False)
+
+
+def load(bundle: str | Path) -> Bundle:
+    """Open a bundle: a path, or the name of a shipped one.
+
+    Raises:
+        ManifestError: not there, not an ONNX file, not a bundle, or not what its manifest says.
+
+    >>> load("digits").manifest.input.sample_rate_hz
+    8000.0
+    """
+    path = Path(bundle)
+    if not path.exists() and path.name == str(bundle) and not path.suffix:
+        path = SHIPPED / f"{bundle}.onnx"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"
+        raise ManifestError(f"no bundle at {str(bundle)!r}. Give a path to an .onnx file, or a shipped name: {shipped}")
+    size = path.stat().st_size
+    if size > MAX_BUNDLE_BYTES:
+        raise ManifestError(f"{path}: {size} bytes; a bundle has at most {MAX_BUNDLE_BYTES}")
+    return from_bytes(path.read_bytes(), str(path))
+
+
+def from_bytes(model: bytes, source: str) -> Bundle:
+    """Open a bundle that is already in memory. Raises ManifestError like `load`."""
+    runtime = open_runtime(model, source)
+    manifest = read_manifest(runtime, source)
+    return Bundle(
+        manifest=manifest,
+        frontend=frontends.build(manifest),
+        model=OnnxModel(runtime, manifest, source),
+        head=heads.build(manifest),
+        fingerprint=hashlib.sha256(model).digest()[:16],
+        size_bytes=len(model),
+        source=source,
+    )

@@ -1,0 +1,139 @@
+"""A chunk as it lies in the log, and as a worker uses it. What cannot be used is rejected here, at the door."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.batcher import Output
+from pipeline.component import Array
+from pipeline.errors import ChunkRejected
+from pipeline.manifest import InputSpec
+
+MAX_CHUNK_BYTES = 1 << 20
+"""Default bound of one chunk's data: 65 s of 8 kHz int16 mono."""
+
+MAX_STREAM_BYTES = 200
+MAX_SEQ = 2**62
+_KNOWN = {b"stream", b"seq", b"data", b"end"}
+
+
+@dataclass(slots=True)
+class Chunk:
+    """One usable chunk.
+
+    Attributes:
+        id: the entry's id in its log; `ms` is its time part.
+        samples: `[n, channels]` of the topic's sample type, all finite.
+        end: the stream ends with this chunk.
+        notes: what has to be told about it (gap, expiry, reset), published with its result.
+        output: what the batcher made of it; None for a duplicate, which changes nothing.
+    """
+
+    id: bytes
+    ms: int
+    stream: str
+    seq: int
+    samples: Array
+    end: bool
+    notes: list[dict[str, object]] = field(default_factory=list)
+    output: Output | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One entry that is no chunk: its id and fields as they were, and why."""
+
+    id: bytes
+    fields: Mapping[bytes, bytes]
+    reason: str
+    message: str
+
+
+def partition_of(stream: str, partitions: int) -> int:
+    """The partition of a stream: CRC-32 (IEEE) of its UTF-8 bytes, modulo the number of partitions.
+
+    >>> partition_of("call-1", 4), partition_of("call-2", 4)
+    (0, 2)
+    """
+    return zlib.crc32(stream.encode()) % partitions
+
+
+def parse(
+    entry_id: bytes,
+    fields: Mapping[bytes, bytes],
+    spec: InputSpec,
+    *,
+    partition: int,
+    partitions: int,
+    max_chunk_bytes: int = MAX_CHUNK_BYTES,
+) -> Chunk:
+    """An entry of an input log to a Chunk.
+
+    Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
+    `wrong_partition`, `bad_seq`, `bad_end`, `oversize`, `wrong_size`, `not_finite`.
+    """
+    unknown = fields.keys() - _KNOWN
+    if unknown:
+        names = ", ".join(sorted(name.decode(errors="replace")[:40] for name in unknown)[:5])
+        raise ChunkRejected("unknown_field", f"fields {names}; a chunk has stream, seq, data and, at its end, end")
+    missing = {b"stream", b"seq", b"data"} - fields.keys()
+    if missing:
+        raise ChunkRejected("missing_field", f"no field {', '.join(sorted(m.decode() for m in missing))}")
+    stream = _stream(fields[b"stream"])
+    if partition_of(stream, partitions) != partition:
+        raise ChunkRejected(
+            "wrong_partition",
+            f"stream {stream!r} belongs to partition {partition_of(stream, partitions)}, found in {partition}: "
+            "its producer must use crc32(stream) % partitions",
+        )
+    seq = _seq(fields[b"seq"])
+    end = fields.get(b"end", b"0")
+    if end not in (b"0", b"1"):
+        raise ChunkRejected("bad_end", f"end is {end[:20]!r}; expected 0 or 1")
+    return Chunk(
+        id=entry_id,
+        ms=int(entry_id.split(b"-")[0]),
+        stream=stream,
+        seq=seq,
+        samples=_samples(fields[b"data"], spec, max_chunk_bytes),
+        end=end == b"1",
+    )
+
+
+def _stream(raw: bytes) -> str:
+    try:
+        stream = raw.decode()
+    except UnicodeDecodeError:
+        raise ChunkRejected("bad_stream", f"stream {raw[:40]!r} is not UTF-8") from None
+    if not 0 < len(raw) <= MAX_STREAM_BYTES or not stream.isprintable() or "{" in stream or "}" in stream:
+        raise ChunkRejected(
+            "bad_stream",
+            f"stream {raw[:40]!r}: expected 1 to {MAX_STREAM_BYTES} bytes of printable text without braces",
+        )
+    return stream
+
+
+def _seq(raw: bytes) -> int:
+    if not raw.isdigit() or len(raw) > 19 or int(raw) > MAX_SEQ:
+        raise ChunkRejected("bad_seq", f"seq {raw[:40]!r}: expected a whole number from 0 to 2**62")
+    return int(raw)
+
+
+def _samples(data: bytes, spec: InputSpec, max_chunk_bytes: int) -> Array:
+    if len(data) > max_chunk_bytes:
+        raise ChunkRejected("oversize", f"{len(data)} bytes of data, at most {max_chunk_bytes}: send shorter chunks")
+    dtype = np.dtype(spec.sample_type).newbyteorder("<")
+    sample_bytes = dtype.itemsize * spec.channels
+    if len(data) % sample_bytes:
+        raise ChunkRejected(
+            "wrong_size",
+            f"{len(data)} bytes of data: not a multiple of {sample_bytes} ({spec.channels} x {spec.sample_type})",
+        )
+    samples = np.frombuffer(data, dtype).reshape(-1, spec.channels)
+    if dtype.kind == "f" and not np.isfinite(samples).all():
+        raise ChunkRejected("not_finite", "samples hold NaN or infinity: repair them, or leave the chunk out")
+    return samples

@@ -1,0 +1,132 @@
+"""The ONNX model as a component. The only place that imports onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+
+from pipeline.component import Array, Field, State, fresh
+from pipeline.errors import ManifestError
+from pipeline.manifest import METADATA_KEY, Manifest
+
+_ELEMENT = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "float64": "tensor(double)",
+    "int64": "tensor(int64)",
+    "int32": "tensor(int32)",
+}
+
+
+class OnnxModel:
+    """Frames `[B, k * block, F]` to scores `[B, k * block, C]`, states carried as the manifest names them.
+
+    In a `State`, arrays are batch-first whatever axis the graph uses: a row is one stream's slice.
+    One intra-op thread, no spinning: cores are used by more processes (DESIGN section 3), and with one
+    thread a row's bytes depend neither on the batch nor on the cut.
+
+    Raises:
+        ManifestError: the bytes are no ONNX model, or the graph is not what the manifest says.
+    """
+
+    def __init__(self, runtime: ort.InferenceSession, manifest: Manifest, source: str) -> None:
+        spec = manifest.model
+        self.block = spec.block
+        self.latency = spec.latency
+        self._features = spec.features
+        self._tail = spec.tail_frames + spec.latency
+        self._states = spec.states
+        self._input = spec.input
+        self._outputs = [spec.output, *(s.output for s in spec.states)]
+        self._runtime = runtime
+        self.fields = tuple(Field(s.input, s.dtype, s.row_shape, s.initial) for s in spec.states)
+        _check_graph(runtime, manifest, source)
+        self._check_run(spec.classes, source)
+
+    def initial_state(self, batch: int) -> State:
+        return fresh(self.fields, batch)
+
+    def step(self, x: Array, state: State) -> tuple[Array, State]:
+        feeds = {self._input: np.ascontiguousarray(x, np.float32)}
+        for spec in self._states:
+            feeds[spec.input] = np.ascontiguousarray(np.moveaxis(state[spec.input], 0, spec.batch_axis))
+        scores, *carried = self._runtime.run(self._outputs, feeds)
+        after = {s.input: np.moveaxis(a, s.batch_axis, 0) for s, a in zip(self._states, carried, strict=True)}
+        return scores, after
+
+    def flush(self, state: State) -> Array:
+        """What the end of a stream still owes: scores of `latency + tail_frames` frames of silence, in whole blocks."""
+        blocks = -(-self._tail // self.block)
+        batch = len(next(iter(state.values()))) if state else 1
+        silence = np.zeros((batch, blocks * self.block, self._features), np.float32)
+        if blocks == 0:
+            return np.empty((batch, 0, 0), np.float32)
+        return self.step(silence, state)[0]
+
+    def _check_run(self, classes: int, source: str) -> None:
+        """Two streams, one block: the shapes that come back are the shapes that were declared."""
+        state = self.initial_state(2)
+        try:
+            scores, after = self.step(np.zeros((2, self.block, self._features), np.float32), state)
+        except Exception as error:  # onnxruntime raises classes of its own, one for each status code
+            raise ManifestError(
+                f"{source}: the graph does not run on 2 streams of {self.block} frames of {self._features}: {error}"
+            ) from None
+        got = {"output": scores.shape, **{name: array.shape for name, array in after.items()}}
+        expected = {"output": (2, self.block, classes), **{name: array.shape for name, array in state.items()}}
+        wrong = [f"{n}: the manifest says {list(expected[n])}, the graph gives {list(got[n])}" for n in got
+                 if got[n] != expected[n]]
+        if wrong:
+            raise ManifestError(f"{source}: {'; '.join(wrong)}. Write the graph's shapes into the manifest")
+
+
+def open_runtime(model: bytes, source: str) -> ort.InferenceSession:
+    """Load a graph for one core. Raises ManifestError if onnxruntime refuses it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Batches and cuts vary from step to step: a memory pattern for every shape would only grow.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, one for each status code
+        raise ManifestError(f"{source}: onnxruntime cannot load this file ({error}). Is it an ONNX model?") from None
+
+
+def read_manifest(runtime: ort.InferenceSession, source: str) -> Manifest:
+    """The manifest inside a loaded graph. Raises ManifestError if there is none, or it does not hold together."""
+    text = runtime.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ManifestError(
+            f"{source}: an ONNX model, but no bundle: its metadata hold no {METADATA_KEY!r}. "
+            "Export it with `make export`, or write a manifest into it"
+        )
+    return Manifest.from_json(text, source)
+
+
+def _check_graph(runtime: ort.InferenceSession, manifest: Manifest, source: str) -> None:
+    spec = manifest.model
+    inputs = {node.name: node for node in runtime.get_inputs()}
+    outputs = {node.name: node for node in runtime.get_outputs()}
+    declared = {spec.input, *(s.input for s in spec.states)}
+    yields = {spec.output, *(s.output for s in spec.states)}
+    if set(inputs) != declared:
+        raise ManifestError(f"{source}: the graph's inputs are {sorted(inputs)}, the manifest names {sorted(declared)}")
+    if not yields <= set(outputs):
+        raise ManifestError(f"{source}: the graph's outputs are {sorted(outputs)}, the manifest names {sorted(yields)}")
+    expected = {spec.input: ("float32", (None, None, spec.features))}
+    for s in spec.states:
+        expected[s.input] = (s.dtype, tuple(None if axis == s.batch_axis else n for axis, n in enumerate(s.shape)))
+    for name, (dtype, shape) in expected.items():
+        node = inputs[name]
+        fits = len(node.shape) == len(shape) and all(
+            want is None or not isinstance(have, int) or have == want
+            for have, want in zip(node.shape, shape, strict=True)
+        )
+        if node.type != _ELEMENT[dtype] or not fits:
+            raise ManifestError(
+                f"{source}: input {name!r} is {node.type} {node.shape} in the graph, "
+                f"{dtype} {['B or T' if n is None else n for n in shape]} in the manifest"
+            )

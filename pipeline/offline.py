@@ -1,0 +1,65 @@
+"""A bundle over a whole recording, without Redis: the same batcher that a worker runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.batcher import Batcher, Event
+from pipeline.bundle import Bundle
+from pipeline.component import Array
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recording yielded: its length, its events, every frame's scores `[T, C]`."""
+
+    seconds: float
+    events: list[Event]
+    scores: Array
+
+
+def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None) -> Run:
+    """Run a bundle over one recording.
+
+    Args:
+        samples: `[N]` or `[N, channels]`, of the bundle's sample type and rate.
+        chunk_samples: feed it in chunks of this many samples; None feeds it whole, in one model step.
+    Raises:
+        ConfigError: another sample type or number of channels, or values that are not finite.
+
+    >>> from pipeline import load
+    >>> import numpy as np
+    >>> run(load("digits"), np.zeros(8000, np.int16)).events
+    []
+    """
+    spec = bundle.manifest.input
+    signal = samples[:, None] if samples.ndim == 1 else samples
+    if signal.dtype != spec.sample_type or signal.ndim != 2 or signal.shape[1] != spec.channels:
+        raise ConfigError(
+            f"samples are {samples.dtype} of shape {list(samples.shape)}; {bundle.source} takes {spec.sample_type} "
+            f"[N, {spec.channels}]"
+        )
+    if not np.isfinite(signal).all():
+        raise ConfigError("the samples hold NaN or infinity; repair the recording first")
+    if chunk_samples is not None and chunk_samples < 1:
+        raise ConfigError(f"chunks of {chunk_samples} samples; give at least 1")
+    batcher = Batcher(bundle, max_blocks=None, keep_scores=True)
+    rows = np.array([batcher.layout.blank])
+    step = chunk_samples or max(1, len(signal))
+    events: list[Event] = []
+    scores: list[Array] = []
+    starts = list(range(0, len(signal), step)) or [0]
+    for start in starts:
+        (output,) = batcher.run(rows, [signal[start : start + step]], np.array([start == starts[-1]]))
+        if output.broken:
+            raise ConfigError(
+                f"{bundle.source}: the state became non-finite near {start / spec.sample_rate_hz:.2f} s; "
+                "a worker would start this stream afresh there"
+            )
+        events += output.events
+        scores += output.scores
+    empty = np.empty((0, bundle.manifest.model.classes), np.float32)
+    return Run(len(signal) / spec.sample_rate_hz, events, np.concatenate([empty, *scores]))

@@ -1,0 +1,156 @@
+"""A partition's task: entries to chunks, chunks to what one commit writes. No I/O, no clock.
+
+    entries -> take -> run (all tasks in one batch) -> effects -> commit
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.admission import Policy, admit
+from pipeline.batcher import Batcher
+from pipeline.belt import ENDED, Belt
+from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, Rejection, parse
+from pipeline.errors import ChunkRejected
+from pipeline.manifest import InputSpec
+
+Fields = dict[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """All that a batch of one partition changes; written in one atomic commit.
+
+    offset: id of the last entry covered. entries: how many there were. results, dead: `(id, fields)`,
+    ids rising. rows: `(stream, bytes, ttl_ms)`.
+    """
+
+    offset: bytes
+    entries: int
+    results: list[tuple[bytes, Fields]]
+    dead: list[tuple[bytes, Fields]]
+    rows: list[tuple[str, bytes, int]]
+
+
+class Task:
+    """One partition between a read and its commit.
+
+    Args:
+        publish: `events` makes a result entry for a chunk that has something to say (events, scores, an end,
+            a note); `chunks` makes one for every chunk.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        partitions: int,
+        spec: InputSpec,
+        policy: Policy,
+        *,
+        publish: Literal["events", "chunks"] = "events",
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+    ) -> None:
+        self.partition = partition
+        self.policy = policy
+        self.chunks: list[Chunk] = []
+        self.counts: Counter[str] = Counter()
+        self._partitions = partitions
+        self._spec = spec
+        self._publish = publish
+        self._max_chunk_bytes = max_chunk_bytes
+        self._rejections: list[Rejection] = []
+        self._offset = b""
+        self._entries = 0
+
+    def take(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[str]:
+        """Begin a batch with entries of the partition's log, in order. Returns the streams whose rows it needs."""
+        self.chunks, self._rejections, self._entries = [], [], len(entries)
+        for entry_id, fields in entries:
+            self._offset = entry_id
+            try:
+                chunk = parse(
+                    entry_id,
+                    fields,
+                    self._spec,
+                    partition=self.partition,
+                    partitions=self._partitions,
+                    max_chunk_bytes=self._max_chunk_bytes,
+                )
+            except ChunkRejected as rejected:
+                self._rejections.append(Rejection(entry_id, fields, rejected.reason, str(rejected)))
+            else:
+                self.chunks.append(chunk)
+        return list(dict.fromkeys(chunk.stream for chunk in self.chunks))
+
+    def effects(self, belt: Belt) -> Effects:
+        """What the batch changed, once `run` has been over it."""
+        done = [chunk for chunk in self.chunks if chunk.output is not None]
+        dead = [(r.id, _dead_fields(r)) for r in self._rejections]
+        self.counts.update(chunks=len(done), rejected=len(dead), duplicates=len(self.chunks) - len(done))
+        self.counts.update(str(note["kind"]) for chunk in done for note in chunk.notes)
+        results = [(chunk.id, fields) for chunk in done if (fields := self._result(chunk)) is not None]
+        streams = list(dict.fromkeys(chunk.stream for chunk in done))
+        rows = belt.gather(belt.slots(streams))
+        # Log time decides what has expired; the key's own TTL is longer and only collects what nobody asked for.
+        ttl = np.where(rows["status"] == ENDED, 2 * self.policy.tombstone_ms, 2 * self.policy.idle_ms).tolist()
+        kept = list(zip(streams, belt.layout.dump(rows), ttl, strict=True))
+        return Effects(self._offset, self._entries, results, dead, kept)
+
+    def _result(self, chunk: Chunk) -> Fields | None:
+        output = chunk.output
+        assert output is not None
+        if self._publish == "events" and not (output.events or output.scores or chunk.end or chunk.notes):
+            return None
+        fields = {
+            b"stream": chunk.stream.encode(),
+            b"seq": str(chunk.seq).encode(),
+            b"events": json.dumps([asdict(event) for event in output.events], separators=(",", ":")).encode(),
+        }
+        if output.scores:
+            fields[b"scores"] = np.concatenate(output.scores).astype("<f4").tobytes()
+        if chunk.notes:
+            fields[b"notes"] = json.dumps(chunk.notes, separators=(",", ":")).encode()
+        if chunk.end:
+            fields[b"end"] = b"1"
+        return fields
+
+
+def run(tasks: Sequence[Task], belt: Belt, batcher: Batcher) -> None:
+    """Run the chunks of all tasks, whose rows are on the belt, in shared batches.
+
+    A stream's chunks go in order, one a round, so a round holds each row once.
+    """
+    rounds: list[list[tuple[Task, Chunk]]] = []
+    for task in tasks:
+        depth: Counter[str] = Counter()
+        for chunk in task.chunks:
+            if depth[chunk.stream] == len(rounds):
+                rounds.append([])
+            rounds[depth[chunk.stream]].append((task, chunk))
+            depth[chunk.stream] += 1
+    for members in rounds:
+        chunks = [chunk for _, chunk in members]
+        slots = belt.slots([chunk.stream for chunk in chunks])
+        rows = belt.gather(slots)
+        taken = np.flatnonzero(admit(rows, chunks, belt.layout, members[0][0].policy))
+        picked = rows[taken]
+        work = [chunks[i] for i in taken.tolist()]
+        outputs = batcher.run(picked, [chunk.samples for chunk in work], np.array([c.end for c in work], bool))
+        for chunk, output in zip(work, outputs, strict=True):
+            chunk.output = output
+            if output.broken:
+                chunk.notes.append({"kind": "broken"})
+        belt.scatter(slots[taken], picked)
+
+
+def _dead_fields(rejection: Rejection) -> Fields:
+    known = (b"stream", b"seq", b"data", b"end")
+    fields = {name: rejection.fields[name] for name in known if name in rejection.fields}
+    fields |= {b"entry." + name: value for name, value in rejection.fields.items() if name not in known}
+    return {b"reason": rejection.reason.encode(), b"message": rejection.message.encode(), **fields}
