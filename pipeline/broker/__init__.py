@@ -1,0 +1,1 @@
+"""Everything Redis: keys, leases, commits, logs. The only room that imports redis (see README.md)."""

@@ -1,0 +1,189 @@
+"""Connections that never repeat a write behind our back, and what their errors mean.
+
+redis-py's defaults are wrong for a log in two ways. It retries ten times, and an XADD whose reply was lost is then
+stored again; here nothing is retried, the caller decides. Its socket timeout can be shorter than a blocking read;
+here the reader checks one against the other.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
+
+TIMEOUT_S = 10.0
+"""How long a reply may take. Blocking reads must be shorter."""
+
+CONNECT_TIMEOUT_S = 3.0
+
+_WAIT_AND_RETRY = {
+    "OOM": "the server is out of memory: raise its maxmemory, or trim the logs (`statebelt topics`)",
+    "READONLY": "this server is a replica: wait for the failover to end, or use the address of the primary",
+    "MASTERDOWN": "this replica has lost its primary: wait for it, or use the address of the primary",
+    "CLUSTERDOWN": "the cluster does not serve this slot now: wait for it",
+    "TRYAGAIN": "the cluster is moving this slot: try again",
+    "MOVED": "the cluster moved this slot to another node: connect to that node",
+    "ASK": "the cluster is moving this slot to another node: try again",
+    "NOREPLICAS": "the server has too few replicas for its min-replicas-to-write: bring them back",
+    "MISCONF": "the server cannot write its disk: see its log, free disk space",
+    "LOADING": "the server is still loading its data: wait",
+    "BUSY": "a script keeps the server busy: wait",
+    "UNBLOCKED": "the server ended the blocking read: read again",
+}
+
+_LOST = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse)
+_ACCESS = (
+    redis.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.AuthenticationWrongNumberOfArgsError,
+    redis.exceptions.NoPermissionError,
+)
+
+
+def translated(error: Exception) -> Exception:
+    """Our error for one of redis-py's, named by what to do next; any other exception comes back as it is."""
+    if not isinstance(error, redis.RedisError):
+        return error
+    text = str(error)
+    code = getattr(error, "status_code", None) or text.split(" ", 1)[0]
+    if isinstance(error, _ACCESS):
+        return ConfigError(f"Redis refuses this user: {text}. Check user and password in the URL, and the user's ACL.")
+    if code in _WAIT_AND_RETRY:
+        return BrokerUnavailable(f"Redis answers {code}: {_WAIT_AND_RETRY[code]} ({text})")
+    if isinstance(error, _LOST):
+        return BrokerUnavailable(f"no answer from Redis: {text}. Whether the last write took effect is unknown; retry.")
+    if code == "WRONGTYPE":
+        return ConfigError(f"a key of ours holds another type: {text}. Another program uses `sb:` keys here: move one.")
+    return ConfigError(f"Redis refuses what it should accept: {text}. Expected Redis 7.0 or later, or Valkey.")
+
+
+@contextmanager
+def translate() -> Iterator[None]:
+    """Around every use of a client, also an awaited one.
+
+    Raises:
+        BrokerUnavailable: no answer, or an answer that time will change. Retry with backoff.
+        ConfigError: no permission, wrong server, foreign keys.
+    """
+    try:
+        yield
+    except redis.RedisError as error:
+        raise translated(error) from error
+
+
+def _options(url: str, timeout_s: float) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError(
+            f"{shown(url)!r} is no Redis URL; expected redis://host:6379/0, rediss://host:6379/0 or unix:///path/to.sock"
+        )
+    options: dict[str, Any] = {
+        "protocol": 3,
+        "legacy_responses": False,  # one reply shape whatever the protocol
+        "socket_timeout": timeout_s,
+        "client_name": "statebelt",
+    }
+    if parts.scheme != "unix":
+        options["socket_connect_timeout"] = min(CONNECT_TIMEOUT_S, timeout_s)
+        options["socket_keepalive"] = True
+        # A subscription of hosted Redis that relaxes timeouts during maintenance: a lease needs the real ones.
+        options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+    return options
+
+
+def shown(url: str) -> str:
+    """A URL fit for logs and messages: without its password.
+
+    >>> shown("redis://worker:secret@localhost:6379/0")
+    'redis://worker:***@localhost:6379/0'
+    """
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+def connect(url: str, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+    """A blocking client; connects when first used. Close it with `close()`.
+
+    Its `xread` returns raw replies (`reader.py` wants neither dictionaries nor copies of them).
+
+    Raises:
+        ConfigError: not a Redis URL.
+    """
+    options = _options(url, timeout_s)
+    try:
+        client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+    except (ValueError, ssl.SSLError) as error:
+        raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
+    client.set_response_callback("XREAD", _raw)
+    return client
+
+
+def connect_async(url: str, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
+    """The same for asyncio. Close it with `await aclose()`.
+
+    Raises:
+        ConfigError: not a Redis URL.
+    """
+    options = _options(url, timeout_s)
+    try:
+        client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0), **options)
+    except (ValueError, ssl.SSLError) as error:
+        raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
+    client.set_response_callback("XREAD", _raw)
+    return client
+
+
+def _raw(response: Any, **_options: Any) -> Any:
+    return response
+
+
+def timeout_ms(client: redis.Redis | redis.asyncio.Redis) -> float:
+    """The socket timeout of a client of ours, in milliseconds."""
+    timeout_s = client.connection_pool.connection_kwargs.get("socket_timeout")
+    return float("inf") if timeout_s is None else float(timeout_s) * 1000
+
+
+def check_server(client: redis.Redis) -> str:
+    """Return the server's name and version, once it is known to be fit.
+
+    Raises:
+        ConfigError: older than Redis 7.0, or set to evict keys (rows and leases would vanish at will).
+        BrokerUnavailable: no answer.
+    """
+    with translate():
+        server = client.info("server")
+        memory = client.info("memory")
+    about: dict[str, Any] = {**server, **memory}
+    version = str(about.get("redis_version", "0"))
+    if int(version.split(".", 1)[0]) < 7:
+        raise ConfigError(f"Redis {version} is too old: functions and lag need 7.0 or later, or Valkey. Upgrade it.")
+    policy = str(about.get("maxmemory_policy", "noeviction"))
+    if int(about.get("maxmemory", 0)) and policy != "noeviction":
+        raise ConfigError(
+            f"the server's maxmemory-policy is {policy!r}: under pressure it would throw carried state away. "
+            f"Set `maxmemory-policy noeviction`."
+        )
+    if "valkey_version" in about:
+        return f"Valkey {about['valkey_version']}"
+    return f"Redis {version}"
+
+
+def raise_first(replies: list[Any]) -> list[Any]:
+    """Return the replies of a pipeline unless one is an error: then raise it, translated."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply if isinstance(reply, StatebeltError) else translated(reply) from reply
+    return replies

@@ -1,0 +1,174 @@
+"""The one atomic act: results, dead letters, rows and offset of a batch, or nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.functions import Call, Value, call_many
+from pipeline.broker.keys import Keys
+from pipeline.broker.lease import Lease, fenced
+from pipeline.errors import BrokerUnavailable, ConfigError, Fenced, StatebeltError
+
+Fields = Mapping[bytes, bytes]
+"""Fields of an entry, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a batch did to one partition.
+
+    Offsets and ids are Redis ids as read (`b"1700000000000-0"`). `results` and `dead` are in order of their ids, at
+    most one entry a chunk in each, and lie within `offset_before < id <= offset_after`. `entries_read` is the grant's
+    count plus all entries read up to `offset_after` (-1 if unknown). A commit that does not move the offset may carry
+    rows only. `rows` are (stream, bytes, TTL in ms); `drop_rows` are streams whose row goes away.
+    """
+
+    offset_before: bytes
+    offset_after: bytes
+    entries_read: int
+    results: Sequence[tuple[bytes, Fields]] = ()
+    dead: Sequence[tuple[bytes, Fields]] = ()
+    rows: Sequence[tuple[str, bytes, int]] = ()
+    drop_rows: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one commit.
+
+    `error` is None when it is stored; `duplicate` tells that an earlier sending of it was. Else `Fenced` (drop the
+    partition), `BrokerUnavailable` (send the same commit again) or `ConfigError` (nothing was written; a defect).
+    """
+
+    error: StatebeltError | None = None
+    duplicate: bool = False
+
+    def check(self) -> bool:
+        """Raise the error, or return `duplicate`."""
+        if self.error is not None:
+            raise self.error
+        return self.duplicate
+
+
+def _entry_args(entries: Sequence[tuple[bytes, Fields]]) -> Iterator[Value]:
+    for id_, fields in entries:
+        yield id_
+        yield 2 * len(fields)
+        for name, value in fields.items():
+            yield name
+            yield value
+
+
+def _call(lease: Lease, commit: Commit) -> Call:
+    keys = lease.keys
+    row = keys.row_prefix
+    return Call(
+        "sb_commit",
+        [
+            keys.log,
+            keys.out,
+            keys.dead,
+            keys.lease,
+            *[row + stream for stream, _, _ in commit.rows],
+            *[row + stream for stream in commit.drop_rows],
+        ],
+        [
+            keys.group,
+            lease.owner,
+            lease.epoch,
+            lease.lease_ms,
+            commit.offset_before,
+            commit.offset_after,
+            commit.entries_read,
+            len(commit.results),
+            len(commit.dead),
+            len(commit.rows),
+            len(commit.drop_rows),
+            *_entry_args(commit.results),
+            *_entry_args(commit.dead),
+            *[value for _, row_bytes, ttl_ms in commit.rows for value in (row_bytes, ttl_ms)],
+        ],
+    )
+
+
+def commit_many(
+    client: redis.Redis,
+    commits: Sequence[tuple[Lease, Commit]],
+    replicas: int = 0,
+    replicas_timeout_ms: int = 1000,
+) -> list[Outcome]:
+    """Commit to several partitions in one round trip; each succeeds or fails by itself. The lease is renewed.
+
+    With `replicas`, an outcome is good only when so many replicas have the commit as well. Whatever the outcome, to
+    send the same commit again is safe: what was stored is answered as a duplicate.
+    """
+    if not commits:
+        return []
+    try:
+        wait = ("WAIT", replicas, replicas_timeout_ms) if replicas else ()
+        replies = call_many(client, [_call(lease, commit) for lease, commit in commits], wait)
+        if replicas:
+            _check_reached(replies.pop(), replicas, replicas_timeout_ms)
+    except BrokerUnavailable as error:
+        return [Outcome(error)] * len(commits)
+    return [_outcome(lease, reply) for (lease, _), reply in zip(commits, replies, strict=True)]
+
+
+def commit(client: redis.Redis, lease: Lease, commit: Commit) -> bool:
+    """Commit to one partition. Returns whether it had been stored already.
+
+    Raises:
+        Fenced: the lease is not in force, or the log is not what this owner read. Nothing is written; drop it.
+        BrokerUnavailable: unknown whether it is stored; send the same again while the lease lasts.
+        ConfigError: nothing is written: a defect of the caller, or foreign keys.
+    """
+    return commit_many(client, [(lease, commit)])[0].check()
+
+
+def _outcome(lease: Lease, reply: Any) -> Outcome:
+    if isinstance(reply, StatebeltError):
+        return Outcome(reply)
+    if isinstance(reply, Exception):
+        raise reply
+    kind, *why = reply
+    if kind == b"OK" or kind == b"DUP":
+        return Outcome(duplicate=kind == b"DUP")
+    if kind == b"FENCED":
+        return Outcome(fenced(lease, why[0]))
+    where = f"partition {lease.keys.partition} of {lease.keys.topic!r}, group {lease.keys.group!r}"
+    said = why[0].decode(errors="replace")
+    if kind == b"CONFLICT":
+        return Outcome(Fenced(f"{where} is not as this owner left it: {said}. Drop it; acquire it anew."))
+    return Outcome(ConfigError(f"{where}: a commit that cannot be: {said}. Nothing was written."))
+
+
+def _check_reached(reached: Any, replicas: int, timeout_ms: int) -> None:
+    # WAIT is about the writes of its own connection: it travels behind the commits, never by itself.
+    if isinstance(reached, Exception):
+        raise reached
+    if reached < replicas:
+        raise BrokerUnavailable(
+            f"{reached} of {replicas} replicas confirmed the commit within {timeout_ms} ms: send it again, or bring "
+            f"the replicas back."
+        )
+
+
+def load_rows(client: redis.Redis, wanted: Mapping[Keys, Sequence[str]]) -> dict[Keys, list[bytes | None]]:
+    """The rows of streams, one MGET a partition, all in one round trip; None for a stream without one.
+
+    Raises:
+        BrokerUnavailable: no answer; call again.
+    """
+    asked = [(keys, streams) for keys, streams in wanted.items() if streams]
+    with translate(), client.pipeline(transaction=False) as pipe:
+        for keys, streams in asked:
+            pipe.mget([keys.row_prefix + stream for stream in streams])
+        replies = raise_first(pipe.execute(raise_on_error=False))
+    rows: dict[Keys, list[bytes | None]] = {keys: [] for keys in wanted}
+    rows.update(zip((keys for keys, _ in asked), replies, strict=True))
+    return rows
