@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.errors import ManifestError
 
 METADATA_KEY = "statebelt.manifest"
-MANIFEST_VERSION = 1
 
 
 class _Part(BaseModel):
@@ -93,7 +92,7 @@ class ModelSpec(_Part):
     output: str
     features: int = Field(ge=1)
     classes: int = Field(ge=1)
-    states: tuple[StateSpec, ...]
+    states: tuple[StateSpec, ...] = Field(min_length=1, max_length=256)
     block: int = Field(default=1, ge=1, le=65_536)
     latency: int = Field(default=0, ge=0, le=65_536)
     tail_frames: int = Field(default=0, ge=0, le=65_536)
@@ -113,7 +112,8 @@ class KeywordsHead(_Part):
 
     background: the label that is no word. smooth_frames: length of the causal moving average.
     threshold: smoothed probability at which a word counts. release: below it for `hold_frames` frames in a
-    row the word is over. refractory_frames: after a word, frames in which none can begin.
+    row the word is over. refractory_frames: after a word, frames in which none can begin. lead_frames,
+    trail_frames: by how much start and end are moved back, to make up for what smoothing and the model delay them.
     """
 
     kind: Literal["keywords"] = "keywords"
@@ -123,6 +123,8 @@ class KeywordsHead(_Part):
     release: float = Field(default=0.25, gt=0, le=1)
     hold_frames: int = Field(default=8, ge=1, le=10_000)
     refractory_frames: int = Field(default=0, ge=0, le=10_000)
+    lead_frames: int = Field(default=0, ge=0, le=10_000)
+    trail_frames: int = Field(default=0, ge=0, le=10_000)
 
     @model_validator(mode="after")
     def _ordered(self) -> KeywordsHead:
@@ -154,7 +156,7 @@ class Provenance(_Part):
 class Manifest(_Part):
     """Everything the runtime knows of a model. Frozen; unknown keys are refused."""
 
-    version: Literal[1] = MANIFEST_VERSION
+    version: Literal[1] = 1
     task: str
     labels: tuple[str, ...] = Field(min_length=1)
     licence: str

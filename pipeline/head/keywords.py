@@ -1,0 +1,129 @@
+"""Keywords: frame probabilities to words, with hysteresis.
+
+The probabilities are smoothed by a causal moving average. A word begins when one of them reaches `threshold`;
+while it lasts, a label with a higher peak takes it over (so "nine" may still become "five"). It is over, and
+published, when its own probability has stayed below `release` for `hold_frames`, or at once when another
+word has taken its place. The score is the peak. Start and end are moved back by what smoothing and the
+model's own habit delay them (`lead_frames`, `trail_frames`).
+
+Exact whatever the chunks: each average is a sum of W shifted slices in one fixed order, never a running
+sum. Exact whatever the batch: every operation is elementwise over streams.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.component import Array, Field, State, fresh
+from pipeline.head.events import Events
+from pipeline.manifest import KeywordsHead
+
+
+class Keywords:
+    """`[B, T, C]` float32 probabilities to events. Labels are indices into `labels`.
+
+    Args:
+        spec: the manifest's head.
+        labels: the manifest's labels; `spec.background` is one of them.
+    """
+
+    block = 1
+    latency = 0
+    publishes_scores = False
+
+    def __init__(self, spec: KeywordsHead, labels: tuple[str, ...]) -> None:
+        self.spec = spec
+        self.labels = labels
+        self._words = np.array([n for n, label in enumerate(labels) if label != spec.background], np.int64)
+        self._share = np.float32(1.0 / spec.smooth_frames)
+        self.fields = (
+            Field("past", "float32", (spec.smooth_frames - 1, len(self._words))),
+            Field("frames", "int64", ()),  # seen so far
+            Field("word", "int64", (), -1.0),  # the open word, as a column of `past`; -1: none
+            Field("begin", "int64", ()),  # the frame that opened it
+            Field("last", "int64", ()),  # the last frame at which it stood above release
+            Field("peak", "float32", ()),
+            Field("free", "int64", ()),  # the first frame at which a word may begin
+        )
+
+    def initial_state(self, batch: int) -> State:
+        """Nothing heard, nothing open."""
+        return fresh(self.fields, batch)
+
+    def step(self, x: Array, state: State) -> tuple[Events, State]:
+        """The words that these frames complete."""
+        smooth, past = self._smoothed(x, state["past"])
+        frames = x.shape[1]
+        after = {**state, "past": past, "frames": state["frames"] + frames}
+        if not self._words.size:
+            return Events.none(), after
+        with np.errstate(invalid="ignore"):
+            ready = (smooth >= self.spec.threshold).any(axis=2)
+        rows = np.flatnonzero(ready.any(axis=1) | (state["word"] >= 0))
+        if not rows.size:
+            return Events.none(), after
+        return self._decide(smooth[rows], ready[rows].any(axis=0), rows, state, after)
+
+    def flush(self, state: State) -> Events:
+        """The words that the end cut off."""
+        rows = np.flatnonzero(state["word"] >= 0)
+        return self._events(rows, state["word"], state["begin"], state["last"], state["peak"], rows)
+
+    def _smoothed(self, x: Array, past: Array) -> tuple[Array, Array]:
+        """(moving averages `[B, T, words]`, the last W - 1 frames)."""
+        joined = np.concatenate([past, x[:, :, self._words]], axis=1)
+        frames, window = x.shape[1], self.spec.smooth_frames
+        total = joined[:, :frames].copy()
+        with np.errstate(invalid="ignore"):
+            for shift in range(1, window):
+                total += joined[:, shift : shift + frames]
+            total *= self._share
+        return total, joined[:, frames:].copy()
+
+    def _decide(self, smooth: Array, ready: Array, rows: Array, state: State, after: State) -> tuple[Events, State]:
+        """Frame by frame over the rows where something is open or may begin; quiet stretches are skipped."""
+        spec, count = self.spec, np.arange(rows.size)
+        seen = state["frames"][rows]
+        word, begin, last, peak, free = (state[k][rows] for k in ("word", "begin", "last", "peak", "free"))
+        found: list[Events] = []
+        wakes = np.flatnonzero(ready)
+        t, frames = 0, smooth.shape[1]
+        with np.errstate(invalid="ignore"):
+            while t < frames:
+                if not (word >= 0).any():
+                    later = np.searchsorted(wakes, t)
+                    if later == wakes.size:
+                        break
+                    t = int(wakes[later])
+                now, value = seen + t, smooth[:, t]
+                top = value.argmax(axis=1)
+                high = value[count, top]
+                is_open = word >= 0
+                own = value[count, np.maximum(word, 0)]
+                taken = is_open & (high > peak)
+                opens = ~is_open & (high >= spec.threshold) & (now >= free)
+                word = np.where(taken | opens, top, word)
+                peak = np.where(taken | opens, high, peak)
+                begin = np.where(opens, now, begin)
+                stands = opens | (is_open & (taken | (own >= spec.release)))
+                last = np.where(stands, now, last)
+                replaced = (high >= spec.threshold) & (top != word)
+                over = is_open & ~stands & (replaced | (now - last >= spec.hold_frames))
+                if over.any():
+                    which = np.flatnonzero(over)
+                    found.append(self._events(which, word, begin, last, peak, rows[which]))
+                    word = np.where(over, -1, word)
+                    free = np.where(over, now + 1 + spec.refractory_frames, free)
+                t += 1
+        for name, value in (("word", word), ("begin", begin), ("last", last), ("peak", peak), ("free", free)):
+            after[name] = state[name].copy()
+            after[name][rows] = value
+        if not found:
+            return Events.none(), after
+        return Events(*(np.concatenate(column) for column in zip(*found, strict=True))), after
+
+    def _events(self, which: Array, word: Array, begin: Array, last: Array, peak: Array, streams: Array) -> Events:
+        start = np.maximum(begin[which] - self.spec.lead_frames, 0)
+        end = np.maximum(last[which] + 1 - self.spec.trail_frames, start + 1)
+        score = np.clip(peak[which], 0.0, 1.0).astype(np.float32)
+        return Events(streams.astype(np.int64), self._words[word[which]], start, end, score)

@@ -1,0 +1,83 @@
+"""What a microphone, a room and another throat do to a word. All random choices come from the given generator."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import librosa
+import numpy as np
+import scipy.signal
+import soxr
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+Rng = np.random.Generator
+
+
+def speed(x: Samples, rate: float, sample_rate_hz: int = 8000) -> Samples:
+    """`[N]` to `[N / rate]`: faster and higher (pitch and formants move along)."""
+    return np.asarray(soxr.resample(x, sample_rate_hz * rate, sample_rate_hz, quality="LQ"), np.float32)
+
+
+def decibels(value: float) -> float:
+    """A level in dB as a factor on the samples."""
+    return float(10.0 ** (value / 20.0))
+
+
+def level(x: Samples, rms_db: float) -> Samples:
+    """Scale to a root mean square of `rms_db` below full scale; silence stays silence."""
+    rms = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
+    return x if rms < 1e-7 else (x * np.float32(decibels(rms_db) / rms)).astype(np.float32)
+
+
+def coloured(rng: Rng, length: int, exponent: float) -> Samples:
+    """`[length]` noise of unit variance whose power falls as f**-exponent (0 white, 1 pink, 2 brown)."""
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    frequency = np.maximum(np.arange(spectrum.size), spectrum.size / 400.0)
+    noise = np.fft.irfft(spectrum * frequency ** (-exponent / 2.0), n=length)
+    return (noise / max(float(noise.std()), 1e-9)).astype(np.float32)
+
+
+def excerpt(rng: Rng, noise: Samples, length: int) -> Samples:
+    """`[length]` from a random place of a longer recording, at unit variance."""
+    start = int(rng.integers(0, max(1, noise.size - length)))
+    part = np.resize(noise[start : start + length], length)
+    return (part / max(float(part.std()), 1e-6)).astype(np.float32)
+
+
+def reverb(rng: Rng, x: Samples, sample_rate_hz: int = 8000) -> Samples:
+    """`[N]` to `[N]`: a small room of 0.1 to 0.5 s, the direct sound first (no delay)."""
+    rt60_s = rng.uniform(0.1, 0.5)
+    length = int(rt60_s * sample_rate_hz)
+    tail = rng.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / length)
+    tail[: int(0.003 * sample_rate_hz)] = 0.0
+    tail *= decibels(-rng.uniform(2.0, 16.0)) / np.sqrt(np.sum(tail**2))
+    tail[0] = 1.0
+    return scipy.signal.oaconvolve(x, tail.astype(np.float32))[: x.size].astype(np.float32)
+
+
+def channel(rng: Rng, bins: int = 129) -> Samples:
+    """`[bins]` factors on the power spectrum: a random smooth equaliser, at times a telephone's band."""
+    knots = rng.normal(0.0, rng.uniform(0.0, 7.0), 7)
+    curve_db = np.interp(np.linspace(0, 6, bins), np.arange(7), knots) + rng.uniform(-6, 6) * np.linspace(-1, 1, bins)
+    if rng.random() < 0.2:
+        position = np.linspace(0, 4000, bins)
+        low_hz, high_hz = rng.uniform(80, 350), rng.uniform(2800, 3900)
+        curve_db -= 12.0 * np.maximum(0, np.log2(low_hz / np.maximum(position, 20)))
+        curve_db -= 40.0 * np.maximum(0, np.log2(np.maximum(position, 20) / high_hz))
+    return np.asarray(10.0 ** (curve_db / 10.0), np.float32)
+
+
+@cache
+def filterbank(sample_rate_hz: int, window_samples: int, mels: int, warp: float = 1.0) -> NDArray[np.float32]:
+    """`[F, mels]` mel weights, Slaney's area norm; the band edges of another throat stand at `warp` times the frequency.
+
+    With warp 1 it is `librosa.filters.mel(sr=.., n_fft=.., n_mels=..).T`.
+    """
+    edges_hz = librosa.mel_frequencies(mels + 2, fmin=0.0, fmax=sample_rate_hz / 2) * warp
+    bins_hz = np.linspace(0.0, sample_rate_hz / 2, 1 + window_samples // 2)
+    width_hz = np.diff(edges_hz)
+    ramps = edges_hz[None, :] - bins_hz[:, None]
+    up, down = -ramps[:, :-2] / width_hz[:-1], ramps[:, 2:] / width_hz[1:]
+    weights = np.maximum(0.0, np.minimum(up, down)) * (2.0 / (edges_hz[2:] - edges_hz[:-2]))
+    return np.ascontiguousarray(weights, np.float32)

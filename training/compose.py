@@ -1,0 +1,166 @@
+"""Continuous streams out of single clips: what the model hears in training, and what it ought to say when.
+
+A batch continues the batch before it: a row is either fresh (a new stream, zero state) or goes on, its h, c and
+the frontend's context carried. Words never cross the seam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.component import State
+from pipeline.frontend import PowerSpectrum
+from training import augment
+from training.augment import Rng, Samples
+from training.data import Clip
+from training.recipes.digits import BACKGROUND, LABELS, Recipe
+
+C = len(LABELS)
+BG = LABELS.index(BACKGROUND)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What streams are composed of. `others` is speech without digits at its own pace; `decoys` other words."""
+
+    digits: tuple[Clip, ...]
+    synthetic: tuple[Clip, ...]
+    others: tuple[Clip, ...]
+    decoys: tuple[Clip, ...]
+    noises: tuple[Samples, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """fresh `[B]` bool; power `[B, T, F]`; bank `[B, F, M]`; allowed `[B, T, C]` bool, the classes that are right."""
+
+    fresh: NDArray[np.bool_]
+    power: NDArray[np.float32]
+    bank: NDArray[np.float32]
+    allowed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A digit placed in a stream: samples start to end (one past the last)."""
+
+    label: int
+    start: int
+    end: int
+
+
+def targets(words: list[Word], frames: int, recipe: Recipe) -> NDArray[np.bool_]:
+    """`[T, C]`: background, but from the middle of a word until a little after its end the word alone is right.
+
+    Before that the word or background is, and so it is while the decision fades out.
+    """
+    allowed = np.zeros((frames, C), bool)
+    allowed[:, BG] = True
+    for n, word in enumerate(words):
+        start, end = word.start // recipe.hop_samples, -(-word.end // recipe.hop_samples)
+        due = start + round(recipe.decide_from * (end - start))
+        until = end + recipe.decide_after_frames
+        if n + 1 < len(words):
+            until = min(until, max(end + 3, words[n + 1].start // recipe.hop_samples + 2))
+        allowed[start : until + recipe.fade_frames, word.label] = True
+        allowed[due:until] = False
+        allowed[due:until, word.label] = True
+    return allowed
+
+
+class Composer:
+    """Batches without end, each wholly decided by (seed, index): a resumed run hears what an unbroken one would."""
+
+    def __init__(self, pools: Pools, recipe: Recipe) -> None:
+        self.pools, self.recipe = pools, recipe
+        self.frontend = PowerSpectrum(recipe.window_samples, recipe.hop_samples)
+        self.samples = round(recipe.stream_s * recipe.sample_rate_hz) // recipe.hop_samples * recipe.hop_samples
+        self._synthetic = _by_label(pools.synthetic)
+        self._digits = _by_label(pools.digits)
+
+    def batch(self, index: int, context: State | None) -> tuple[Batch, State]:
+        """Batch `index` and the frontend's state after it; `context` is the one before, None at the start of a pass."""
+        recipe, rng = self.recipe, np.random.default_rng((self.recipe.seed, index))
+        frames = self.samples // recipe.hop_samples
+        fresh = rng.random(recipe.streams) < recipe.fresh
+        if context is None:
+            context, fresh = self.frontend.initial_state(recipe.streams), np.ones(recipe.streams, bool)
+        signal = np.empty((recipe.streams, self.samples), np.float32)
+        allowed = np.empty((recipe.streams, frames, C), bool)
+        channels = np.empty((recipe.streams, 1, self.frontend.bins), np.float32)
+        banks = []
+        for b in range(recipe.streams):
+            signal[b], words = self.stream(rng, bool(fresh[b]))
+            allowed[b] = targets(words, frames, recipe)
+            channels[b, 0] = augment.channel(rng, self.frontend.bins) if rng.random() < 0.7 else 1.0
+            warp = round(float(rng.uniform(0.84, 1.2)), 2) if rng.random() < 0.8 else 1.0
+            banks.append(augment.filterbank(recipe.sample_rate_hz, recipe.window_samples, recipe.mels, warp))
+        kept = {"context": np.where(fresh[:, None], np.float32(0), context["context"])}
+        power, after = self.frontend.step(signal[:, :, None], kept)
+        return Batch(fresh, power * channels, np.stack(banks), allowed), after
+
+    def stream(self, rng: Rng, fresh: bool) -> tuple[Samples, list[Word]]:
+        """`[N]` samples of one stream and the digits in it."""
+        rate_hz = self.recipe.sample_rate_hz
+        x, words, clean = np.zeros(self.samples, np.float32), [], []
+        level_db, at = rng.uniform(-46, -16), 0
+        foreign = rng.random() < 0.2
+        tight = rng.random() < 0.15
+        if not (fresh and rng.random() < 0.5):
+            at = int(rng.uniform(0.0, 0.8) * rate_hz)
+        while True:
+            clip, pace = self._draw(rng, foreign)
+            part = augment.speed(clip.samples, pace)
+            if at + part.size > self.samples:
+                break
+            part = augment.level(part, level_db + rng.normal(0, 2.5))
+            x[at : at + part.size] += part
+            clean.append(part)
+            if clip.label != BG:
+                words.append(Word(clip.label, at, at + part.size))
+            gap_s = rng.uniform(0.0, 0.12) if tight else rng.exponential(0.3) + 0.1
+            at += part.size + (0 if foreign else int(gap_s * rate_hz))
+        if rng.random() < 0.25:
+            x = augment.reverb(rng, x)
+        x += self._noise(rng, level_db)
+        return np.clip(np.rint(x * 32768), -32768, 32767).astype(np.float32) / np.float32(32768), words
+
+    def _draw(self, rng: Rng, foreign: bool) -> tuple[Clip, float]:
+        pools = self.pools
+        if foreign:
+            return _any(rng, pools.others), float(rng.uniform(0.9, 1.1))
+        kind = rng.random()
+        pace = float(rng.uniform(0.8, 1.25))
+        label = int(rng.integers(10))
+        if kind < 0.48 and self._digits[label]:
+            return _any(rng, self._digits[label]), pace
+        if kind < 0.76 and self._synthetic[label]:
+            return _any(rng, self._synthetic[label]), pace
+        if kind < 0.84:
+            clip = _any(rng, pools.digits or pools.synthetic)
+            return Clip(np.ascontiguousarray(clip.samples[::-1]), BG, clip.speaker), pace
+        if kind < 0.92 and pools.decoys:
+            return _any(rng, pools.decoys), pace
+        return _any(rng, pools.others or pools.decoys), pace
+
+    def _noise(self, rng: Rng, level_db: float) -> Samples:
+        kind = rng.random()
+        if kind < 0.25:
+            return np.zeros(self.samples, np.float32)
+        noise_db = level_db - rng.uniform(5, 45)
+        if kind < 0.7 and self.pools.noises:
+            noise = augment.excerpt(rng, self.pools.noises[int(rng.integers(len(self.pools.noises)))], self.samples)
+        else:
+            noise = augment.coloured(rng, self.samples, float(rng.uniform(0.0, 2.0)))
+        return noise * np.float32(augment.decibels(noise_db))
+
+
+def _by_label(clips: tuple[Clip, ...]) -> list[tuple[Clip, ...]]:
+    return [tuple(clip for clip in clips if clip.label == label) for label in range(10)]
+
+
+def _any(rng: Rng, clips: tuple[Clip, ...]) -> Clip:
+    return clips[int(rng.integers(len(clips)))]

@@ -1,0 +1,106 @@
+"""The corpora: recordings to labelled clips, split by speaker and never by clip.
+
+They lie in the folder that STATEBELT_DATA names (by default `../shared/data` beside the repository):
+`fsdd/<speaker>/<digit>_<take>.flac`, `arabic_commands/{train,val}/<speaker>/<word>_<take>.flac`, `noise/*.flac`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+from training.recipes.digits import BACKGROUND, LABELS
+
+Samples = NDArray[np.float32]
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs"
+SPEAKERS = ("george", "jackson", "nicolas", "yweweler")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance: `[N]` float32 samples in -1..1 at 8 kHz, its label (index into LABELS) and who spoke it."""
+
+    samples: Samples
+    label: int
+    speaker: str
+
+
+def folder() -> Path:
+    """Where the corpora lie."""
+    return Path(os.environ.get("STATEBELT_DATA", ROOT.parent / "shared" / "data"))
+
+
+def corpus(name: str) -> Path:
+    """The folder of one corpus. Raises ConfigError that says what to do when it is absent."""
+    path = folder() / name
+    if not path.is_dir():
+        raise ConfigError(
+            f"the corpus {name!r} is not at {path}: point STATEBELT_DATA at a folder that holds it, or run "
+            "`python -m training.download` to fetch it from its publisher"
+        )
+    return path
+
+
+def read(path: Path, sample_rate_hz: int = 8000) -> Samples:
+    """One recording as `[N]` float32, mono, at `sample_rate_hz`."""
+    samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = samples.mean(axis=1, dtype=np.float32)
+    return mono if rate_hz == sample_rate_hz else soxr.resample(mono, rate_hz, sample_rate_hz).astype(np.float32)
+
+
+@cache
+def digits(speakers: tuple[str, ...] = SPEAKERS) -> tuple[Clip, ...]:
+    """Every take of every digit by these speakers of FSDD, in a fixed order."""
+    found = []
+    for speaker in speakers:
+        files = sorted((corpus("fsdd") / speaker).glob("*.flac"))
+        if not files:
+            raise ConfigError(f"FSDD has no speaker {speaker!r} under {corpus('fsdd')}")
+        found += [Clip(read(file), int(file.stem.split("_")[0]), speaker) for file in files]
+    return tuple(found)
+
+
+@cache
+def others(split: str) -> tuple[Clip, ...]:
+    """Speech that holds no English digit: Arabic commands, `train` or `val` speakers (the corpus's own split)."""
+    background = LABELS.index(BACKGROUND)
+    files = sorted((corpus("arabic_commands") / split).glob("*/*.flac"))
+    return tuple(Clip(read(file), background, f"arabic-{file.parent.name}") for file in files)
+
+
+@cache
+def noises() -> tuple[Samples, ...]:
+    """Background noises, about a minute each."""
+    return tuple(read(file) for file in sorted(corpus("noise").glob("*.flac")))
+
+
+def sha256(names: Iterable[str] = ("fsdd", "arabic_commands", "noise")) -> str:
+    """One hash over names and bytes of all recordings of these corpora: the provenance's `data_sha256`."""
+    total = hashlib.sha256()
+    for name in names:
+        for file in sorted(corpus(name).rglob("*.flac")):
+            total.update(str(file.relative_to(folder())).encode())
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def word(label: int) -> str:
+    """The label's name.
+
+    >>> word(7)
+    'seven'
+    """
+    return LABELS[label]
+
+

@@ -1,0 +1,58 @@
+"""The keyword LSTM: power spectra to class probabilities, `h` and `c` carried by the caller.
+
+    x_t   = (log(max(W_mel p_t, floor)) - mean) * scale
+    i_t   = sigma(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)        f_t, o_t likewise
+    g_t   = tanh (W_ig x_t + b_ig + W_hg h_(t-1) + b_hg)
+    c_t   = f_t * c_(t-1) + i_t * g_t
+    h_t   = o_t * tanh(c_t)
+    y_t   = softmax(W_y h_t + b_y)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.augment import filterbank
+from training.recipes.digits import LABELS, Recipe
+
+
+class KeywordLSTM(nn.Module):
+    """L layers of H units over M mel bands. Filterbank, mean `[M]` and scale `[M]` are constants, not learnt."""
+
+    mel: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, recipe: Recipe, classes: int = len(LABELS)) -> None:
+        super().__init__()
+        self.layers, self.hidden, self.floor = recipe.layers, recipe.hidden, recipe.log_floor
+        bank = filterbank(recipe.sample_rate_hz, recipe.window_samples, recipe.mels)
+        self.register_buffer("mel", torch.from_numpy(bank.copy()))
+        self.register_buffer("mean", torch.full((recipe.mels,), -8.0))
+        self.register_buffer("scale", torch.full((recipe.mels,), 0.3))
+        self.lstm = nn.LSTM(recipe.mels, self.hidden, self.layers, batch_first=True, dropout=recipe.dropout)
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.classify = nn.Linear(self.hidden, classes)
+        with torch.no_grad():
+            for layer in range(self.layers):
+                # A forget gate that starts open: the belt runs before it is taught to.
+                getattr(self.lstm, f"bias_ih_l{layer}")[self.hidden : 2 * self.hidden] = 1.0
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """h and c, each `[L, B, H]` of zeros."""
+        return torch.zeros(self.layers, batch, self.hidden), torch.zeros(self.layers, batch, self.hidden)
+
+    def log_mel(self, power: Tensor, bank: Tensor | None = None) -> Tensor:
+        """`[B, T, F]` power to `[B, T, M]` natural log mel power; `bank` `[B, F, M]` warps each stream's own."""
+        return (power @ (self.mel if bank is None else bank)).clamp_min(self.floor).log()
+
+    def logits(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B, T, M]` log mel frames to `[B, T, C]` logits."""
+        y, (hn, cn) = self.lstm((x - self.mean) * self.scale, (h, c))
+        return self.classify(self.dropout(y)), hn, cn
+
+    def forward(self, power: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B, T, F]` power, h and c `[L, B, H]` to (probabilities `[B, T, C]`, hn, cn)."""
+        logits, hn, cn = self.logits(self.log_mel(power), h, c)
+        return logits.softmax(dim=-1), hn, cn
