@@ -59,7 +59,7 @@ def admit(rows: Array, chunks: Sequence[Chunk], layout: RowLayout, policy: Polic
         chunks[i].notes.append({"kind": "expired", "idle_ms": int(idle[i])})
     for i in np.flatnonzero(gap).tolist():
         chunks[i].notes.append({"kind": "gap", "expected_seq": int(rows["next_seq"][i]), "got_seq": int(seq[i])})
-    take = ~duplicate
+    take: Array = ~duplicate
     afresh = take & (known != LIVE)
     if policy.on_gap == "restart":
         afresh |= gap

@@ -61,13 +61,14 @@ class RowLayout:
             blank[f.name] = f.initial
         self.blank = blank
         self._blank_bytes = blank.tobytes()
+        self._floats = [f.name for f in fields if np.dtype(f.dtype).kind == "f"]
 
     def dump(self, rows: Array) -> list[bytes]:
         """Gathered rows to the bytes that Redis keeps: a live row whole, a tombstone by its header."""
-        raw = memoryview(np.ascontiguousarray(rows).view(np.uint8).reshape(-1))
+        raw = np.ascontiguousarray(rows).tobytes()
         lengths = np.where(rows["status"] == ENDED, self.header_bytes, self.row_bytes)
         starts = range(0, len(raw), self.row_bytes)
-        return [bytes(raw[start : start + length]) for start, length in zip(starts, lengths.tolist(), strict=True)]
+        return [raw[start : start + length] for start, length in zip(starts, lengths.tolist(), strict=True)]
 
     def parse(self, stored: bytes) -> bytes:
         """The row's bytes, complete. Raises RowCorrupt if these are no row of this bundle."""
@@ -77,6 +78,11 @@ class RowLayout:
                 "it was written by another bundle; the stream starts afresh"
             )
         if len(stored) == self.row_bytes:
+            row = np.frombuffer(stored, self.dtype)
+            for name in self._floats:
+                # Some operators turn NaN into a number: a poisoned row would pass for a sound one.
+                if not np.isfinite(row[name]).all():
+                    raise RowCorrupt(f"a row whose {name} holds NaN or infinity; the stream starts afresh")
             return stored
         if len(stored) == self.header_bytes:
             return stored + self._blank_bytes[self.header_bytes :]

@@ -57,9 +57,7 @@ class Bundle:
         state = self.model.initial_state(1)
         empty = np.empty((1, 0, self.manifest.model.classes), np.float32)
         scores, state = self.model.step(frames, state) if frames.shape[1] else (empty, state)
-        tail = self.model.flush(state)
-        scores = np.concatenate([scores, tail], axis=1) if tail.shape[1] else scores
-        scores = scores[:, self.model.latency :]
+        scores = np.concatenate([scores, self.model.flush(state)], axis=1)[:, self.model.latency :]
         events, after = self.head.step(scores, self.head.initial_state(1))
         last = self.head.flush(after)
         return Events(*(np.concatenate(columns) for columns in zip(events, last, strict=True))), scores[0]

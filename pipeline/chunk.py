@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.batcher import Output
+from pipeline.broker.keys import check_stream, partition_of
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
@@ -16,7 +16,6 @@ from pipeline.manifest import InputSpec
 MAX_CHUNK_BYTES = 1 << 20
 """Default bound of one chunk's data: 65 s of 8 kHz int16 mono."""
 
-MAX_STREAM_BYTES = 200
 MAX_SEQ = 2**62
 _KNOWN = {b"stream", b"seq", b"data", b"end"}
 
@@ -51,15 +50,6 @@ class Rejection:
     fields: Mapping[bytes, bytes]
     reason: str
     message: str
-
-
-def partition_of(stream: str, partitions: int) -> int:
-    """The partition of a stream: CRC-32 (IEEE) of its UTF-8 bytes, modulo the number of partitions.
-
-    >>> partition_of("call-1", 4), partition_of("call-2", 4)
-    (0, 2)
-    """
-    return zlib.crc32(stream.encode()) % partitions
 
 
 def parse(
@@ -109,12 +99,7 @@ def _stream(raw: bytes) -> str:
         stream = raw.decode()
     except UnicodeDecodeError:
         raise ChunkRejected("bad_stream", f"stream {raw[:40]!r} is not UTF-8") from None
-    if not 0 < len(raw) <= MAX_STREAM_BYTES or not stream.isprintable() or "{" in stream or "}" in stream:
-        raise ChunkRejected(
-            "bad_stream",
-            f"stream {raw[:40]!r}: expected 1 to {MAX_STREAM_BYTES} bytes of printable text without braces",
-        )
-    return stream
+    return check_stream(stream)
 
 
 def _seq(raw: bytes) -> int:

@@ -34,6 +34,7 @@ class OnnxModel:
         self.block = spec.block
         self.latency = spec.latency
         self._features = spec.features
+        self._classes = spec.classes
         self._tail = spec.tail_frames + spec.latency
         self._states = spec.states
         self._input = spec.input
@@ -41,12 +42,14 @@ class OnnxModel:
         self._runtime = runtime
         self.fields = tuple(Field(s.input, s.dtype, s.row_shape, s.initial) for s in spec.states)
         _check_graph(runtime, manifest, source)
-        self._check_run(spec.classes, source)
+        self._check_run(source)
 
     def initial_state(self, batch: int) -> State:
         return fresh(self.fields, batch)
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
+        if x.shape[1] == 0:  # onnxruntime's LSTM would answer no frames with a state of zeros
+            return np.empty((len(x), 0, self._classes), np.float32), state
         feeds = {self._input: np.ascontiguousarray(x, np.float32)}
         for spec in self._states:
             feeds[spec.input] = np.ascontiguousarray(np.moveaxis(state[spec.input], 0, spec.batch_axis))
@@ -55,15 +58,15 @@ class OnnxModel:
         return scores, after
 
     def flush(self, state: State) -> Array:
-        """What the end of a stream still owes: scores of `latency + tail_frames` frames of silence, in whole blocks."""
+        """What the end of a stream still owes: the scores of `latency + tail_frames` frames of silence."""
+        batch = len(next(iter(state.values())))
+        if self._tail == 0:
+            return np.empty((batch, 0, self._classes), np.float32)
         blocks = -(-self._tail // self.block)
-        batch = len(next(iter(state.values()))) if state else 1
         silence = np.zeros((batch, blocks * self.block, self._features), np.float32)
-        if blocks == 0:
-            return np.empty((batch, 0, 0), np.float32)
-        return self.step(silence, state)[0]
+        return self.step(silence, state)[0][:, : self._tail]
 
-    def _check_run(self, classes: int, source: str) -> None:
+    def _check_run(self, source: str) -> None:
         """Two streams, one block: the shapes that come back are the shapes that were declared."""
         state = self.initial_state(2)
         try:
@@ -73,9 +76,12 @@ class OnnxModel:
                 f"{source}: the graph does not run on 2 streams of {self.block} frames of {self._features}: {error}"
             ) from None
         got = {"output": scores.shape, **{name: array.shape for name, array in after.items()}}
-        expected = {"output": (2, self.block, classes), **{name: array.shape for name, array in state.items()}}
-        wrong = [f"{n}: the manifest says {list(expected[n])}, the graph gives {list(got[n])}" for n in got
-                 if got[n] != expected[n]]
+        expected = {"output": (2, self.block, self._classes), **{name: array.shape for name, array in state.items()}}
+        wrong = [
+            f"{name}: the manifest says {list(expected[name])}, the graph gives {list(shape)}"
+            for name, shape in got.items()
+            if shape != expected[name]
+        ]
         if wrong:
             raise ManifestError(f"{source}: {'; '.join(wrong)}. Write the graph's shapes into the manifest")
 
@@ -116,7 +122,7 @@ def _check_graph(runtime: ort.InferenceSession, manifest: Manifest, source: str)
         raise ManifestError(f"{source}: the graph's inputs are {sorted(inputs)}, the manifest names {sorted(declared)}")
     if not yields <= set(outputs):
         raise ManifestError(f"{source}: the graph's outputs are {sorted(outputs)}, the manifest names {sorted(yields)}")
-    expected = {spec.input: ("float32", (None, None, spec.features))}
+    expected: dict[str, tuple[str, tuple[int | None, ...]]] = {spec.input: ("float32", (None, None, spec.features))}
     for s in spec.states:
         expected[s.input] = (s.dtype, tuple(None if axis == s.batch_axis else n for axis, n in enumerate(s.shape)))
     for name, (dtype, shape) in expected.items():

@@ -1,0 +1,102 @@
+"""Recordings and raw PCM to the samples that a topic carries. Reading and resampling are libraries' work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from pipeline.component import Array
+from pipeline.errors import AudioError
+from pipeline.manifest import InputSpec
+
+_INT16_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}
+
+
+def read(path: Path, spec: InputSpec) -> Array:
+    """A recording as `[N, channels]` of the input's sample type, at its rate.
+
+    Any format that soundfile reads; resampled by soxr (HQ); several channels are averaged when one is wanted.
+    Raises AudioError: not there, not readable, other channels than wanted, NaN or infinity.
+    """
+    import soundfile
+
+    if not path.is_file():
+        raise AudioError(f"{path}: no such file")
+    try:
+        with soundfile.SoundFile(path) as recording:
+            rate_hz = recording.samplerate
+            exact = recording.subtype in _INT16_SUBTYPES
+            samples = recording.read(dtype="int16" if exact else "float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        raise AudioError(f"{path}: not a recording that libsndfile can read ({error})") from None
+    return fit(samples, rate_hz, spec, str(path))
+
+
+def fit(samples: Array, rate_hz: float, spec: InputSpec, source: str) -> Array:
+    """Bring `[N, channels]` samples to the input's channels, rate and sample type. Raises AudioError."""
+    if samples.shape[1] != spec.channels and spec.channels != 1:
+        raise AudioError(f"{source}: {samples.shape[1]} channels, expected {spec.channels}")
+    if samples.shape[1] == spec.channels and rate_hz == spec.sample_rate_hz and samples.dtype == spec.sample_type:
+        return _finite(samples, source)
+    x = samples.astype(np.float32) / 32768 if samples.dtype == np.int16 else samples.astype(np.float32)
+    if x.shape[1] != spec.channels:
+        x = x.mean(axis=1, keepdims=True)
+    if rate_hz != spec.sample_rate_hz and len(x):
+        import soxr
+
+        x = soxr.resample(_finite(x, source), rate_hz, spec.sample_rate_hz, quality="HQ")
+    return _finite(to_sample_type(x, spec.sample_type), source)
+
+
+def to_sample_type(samples: Array, sample_type: str) -> Array:
+    """float32 in -1..1 to int16 (rounded, clipped) or the other way; equal types as they are.
+
+    >>> to_sample_type(np.array([0.5, -1.0, 2.0], np.float32), "int16").tolist()
+    [16384, -32768, 32767]
+    """
+    if samples.dtype == sample_type:
+        return samples
+    if sample_type == "int16":
+        return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
+    return samples.astype(np.float32) / np.float32(32768)
+
+
+def _finite(samples: Array, source: str) -> Array:
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise AudioError(f"{source}: holds NaN or infinity; repair the recording")
+    return samples
+
+
+def pcm(stream: BinaryIO, spec: InputSpec, chunk_samples: int) -> Iterator[Array]:
+    """Raw little-endian PCM of the topic's own rate and type, `[n, channels]` at a time, as it arrives.
+
+    Raises AudioError when the input ends within a sample.
+    """
+    dtype = np.dtype(spec.sample_type).newbyteorder("<")
+    sample_bytes = dtype.itemsize * spec.channels
+    while data := stream.read(chunk_samples * sample_bytes):
+        if len(data) % sample_bytes:
+            raise AudioError(
+                f"standard input ended within a sample: {len(data) % sample_bytes} of {sample_bytes} bytes "
+                f"({spec.channels} x {spec.sample_type}); what came before was pushed"
+            )
+        yield np.frombuffer(data, dtype).reshape(-1, spec.channels)
+
+
+def recordings(paths: list[Path]) -> list[Path]:
+    """Files as given, folders as the recordings within them, sorted. Raises AudioError if there are none."""
+    import soundfile
+
+    known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
+        else:
+            found.append(path)
+    if not found:
+        raise AudioError(f"no recordings in {', '.join(map(str, paths))}: expected .wav, .flac, .ogg, ...")
+    return found

@@ -1,0 +1,86 @@
+"""Settings: flags over environment (`STATEBELT_...`) over `statebelt.toml` over the defaults here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from pipeline.admission import Policy
+from pipeline.chunk import MAX_CHUNK_BYTES
+from pipeline.errors import ConfigError
+
+SETTINGS_FILE = "statebelt.toml"
+DATA_DIR = Path(".statebelt/redis")
+"""Where `statebelt redis` keeps its data unless told otherwise, below the folder it is started in."""
+
+Milliseconds = Annotated[int, Field(gt=0, le=2**40)]
+
+
+class Settings(BaseSettings):
+    """All that can be set. Every field is also an environment variable and a key of `statebelt.toml`."""
+
+    model_config = SettingsConfigDict(env_prefix="STATEBELT_", extra="forbid", frozen=True, populate_by_name=True)
+
+    url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("STATEBELT_URL", "REDIS_URL", "url"),
+        description="Redis: redis://, rediss:// or unix://; by default the embedded server of this folder",
+    )
+    topic: str = Field(default="audio", description="the named set of streams")
+    group: str = Field(default="digits", description="the deployment of one bundle on a topic")
+    bundle: str = Field(default="digits", description="path of a bundle, or the name of a shipped one")
+    partitions: int = Field(default=4, ge=1, le=1024, description="of a topic that is created")
+    lease_ms: Milliseconds = Field(default=10_000, description="after which a silent worker's partitions are free")
+    idle_ms: Milliseconds = Field(default=3_600_000, description="log time after which a silent stream's state expires")
+    tombstone_ms: Milliseconds = Field(default=600_000, description="log time for which late resends are recognised")
+    on_gap: Literal["restart", "continue"] = Field(default="restart", description="what missing chunks do to a stream")
+    publish: Literal["events", "chunks"] = Field(
+        default="events", description="a result entry for chunks with something to say, or for every chunk"
+    )
+    read_entries: int = Field(default=256, ge=1, le=10_000, description="chunks of one read, at most")
+    max_batch: int = Field(default=64, ge=1, le=4096, description="streams in one model step, at most")
+    belt_rows: int = Field(default=4096, ge=1, le=10_000_000, description="rows of carried state kept in memory")
+    max_chunk_bytes: int = Field(default=MAX_CHUNK_BYTES, ge=1, le=2**29, description="of one chunk's data")
+    max_backlog: int = Field(default=10_000, ge=1, description="unread chunks of a partition a producer tolerates")
+    input_retention_ms: Milliseconds = Field(default=60_000, description="chunks are kept at least so long")
+    results_retention_ms: Milliseconds = Field(default=86_400_000, description="results and dead letters are kept so")
+    trim_every_ms: Milliseconds = Field(default=5_000, description="between two trims of a partition's logs")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = Field(default="auto", description="auto: console on a terminal")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = os.environ.get("STATEBELT_CONFIG", SETTINGS_FILE)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
+
+    @property
+    def policy(self) -> Policy:
+        """What the settings say of gaps, idleness and ends."""
+        return Policy(idle_ms=self.idle_ms, tombstone_ms=self.tombstone_ms, on_gap=self.on_gap)
+
+
+def settings(**flags: object) -> Settings:
+    """The settings in force; flags that are None were not given. Raises ConfigError naming each at fault."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except pydantic.ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {str(item['input'])[:80]!r})"
+            for item in error.errors()
+        )
+        raise ConfigError(f"settings: {faults}. They come from flags, STATEBELT_* and {SETTINGS_FILE}") from None
+    except ValueError as error:  # a settings file that is not TOML
+        raise ConfigError(f"settings: {SETTINGS_FILE} cannot be read: {error}") from None

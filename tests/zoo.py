@@ -1,0 +1,243 @@
+"""Small bundles of every shape that the runtime claims to carry, with random weights, built with onnx alone.
+
+Registering one here puts it under the whole contract. They are written from the ONNX operator definitions,
+not by our exporter, so that the two cannot agree on the same mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.bundle import SHIPPED, Bundle, from_bytes
+from pipeline.manifest import (
+    METADATA_KEY,
+    HeadSpec,
+    IdentityFrontend,
+    InputSpec,
+    KeywordsHead,
+    Manifest,
+    ModelSpec,
+    PowerFrontend,
+    Provenance,
+    ScoresHead,
+    StateSpec,
+)
+
+FLOAT = TensorProto.FLOAT
+PROVENANCE = Provenance(recipe="tests/zoo.py", commit="none", data_sha256="none", created="never")
+
+
+def _weights(rng: np.random.Generator, name: str, *shape: int) -> onnx.TensorProto:
+    scale = 2.5 / np.sqrt(shape[-1])
+    return numpy_helper.from_array((rng.standard_normal(shape) * scale).astype(np.float32), name)
+
+
+def _recurrent(op: str, features: int, hidden: int, classes: int, *, mel: bool, block: int) -> onnx.ModelProto:
+    """x -> [filterbank, log] -> [group `block` frames] -> LSTM or GRU -> linear -> softmax, textbook layout."""
+    rng = np.random.default_rng(features * 1000 + hidden)
+    gates = {"LSTM": 4, "GRU": 3}[op]
+    states = ["h", "c"] if op == "LSTM" else ["h"]
+    bands = 16 if mel else features  # a multiple of 4: onnxruntime's Log is not exact over cuts otherwise
+    wide = bands * block
+    init = [
+        _weights(rng, "W", 1, gates * hidden, wide),
+        _weights(rng, "R", 1, gates * hidden, hidden),
+        _weights(rng, "bias", 1, 2 * gates * hidden),
+        _weights(rng, "V", hidden, classes * block),
+        numpy_helper.from_array(np.array([1], np.int64), "axis_1"),
+        numpy_helper.from_array(np.array(1e-6, np.float32), "floor"),
+        numpy_helper.from_array(np.array([0, -1, wide], np.int64), "grouped"),
+        numpy_helper.from_array(np.array([0, -1, classes], np.int64), "ungrouped"),
+    ]
+    nodes = []
+    x = "x"
+    if mel:
+        init.append(numpy_helper.from_array(np.abs(rng.standard_normal((features, bands))).astype(np.float32), "mel"))
+        nodes += [helper.make_node("MatMul", [x, "mel"], ["bands"])]
+        nodes += [
+            helper.make_node("Max", ["bands", "floor"], ["floored"]),
+            helper.make_node("Log", ["floored"], ["raw_log"]),
+        ]
+        init.append(numpy_helper.from_array(rng.normal(-3, 2, bands).astype(np.float32), "offset"))
+        nodes += [helper.make_node("Add", ["raw_log", "offset"], ["log"])]
+        x = "log"
+    nodes += [
+        helper.make_node("Reshape", [x, "grouped"], ["blocks"]),
+        helper.make_node("Transpose", ["blocks"], ["time_first"], perm=[1, 0, 2]),
+        helper.make_node(
+            op,
+            ["time_first", "W", "R", "bias", "", *states],
+            ["Y", *(f"{s}n" for s in states)],
+            hidden_size=hidden,
+            **({"linear_before_reset": 1} if op == "GRU" else {}),
+        ),
+        helper.make_node("Squeeze", ["Y", "axis_1"], ["y_time_first"]),
+        helper.make_node("Transpose", ["y_time_first"], ["y"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["y", "V"], ["logits_grouped"]),
+        helper.make_node("Reshape", ["logits_grouped", "ungrouped"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        op,
+        [helper.make_tensor_value_info("x", FLOAT, ["B", "T", features])]
+        + [helper.make_tensor_value_info(s, FLOAT, [1, "B", hidden]) for s in states],
+        [helper.make_tensor_value_info("scores", FLOAT, ["B", "T", classes])]
+        + [helper.make_tensor_value_info(f"{s}n", FLOAT, [1, "B", hidden]) for s in states],
+        init,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+LOOK_AHEAD = 3
+LOOK_AHEAD_TAPS = np.array([0.5, -1.0, 2.0, 1.0, -0.5, 0.25, 3.0], np.float32)
+
+
+def _look_ahead(features: int) -> onnx.ModelProto:
+    """y[t] = sum over j of taps[j] * x[t - 3 + j]: sees three frames ahead, so it answers three frames late."""
+    taps = len(LOOK_AHEAD_TAPS)
+    init = [numpy_helper.from_array(np.array(v, np.float32), f"tap_{j}") for j, v in enumerate(LOOK_AHEAD_TAPS)]
+    nodes = [helper.make_node("Concat", ["past", "x"], ["wide"], axis=1)]
+    terms = []
+    for j in range(taps):
+        stop = j - taps + 1 if j < taps - 1 else np.iinfo(np.int64).max
+        for name, value in (("from", j), ("to", stop)):
+            init.append(numpy_helper.from_array(np.array([value], np.int64), f"{name}_{j}"))
+        nodes.append(helper.make_node("Slice", ["wide", f"from_{j}", f"to_{j}", "axis_1"], [f"slice_{j}"]))
+        nodes.append(helper.make_node("Mul", [f"slice_{j}", f"tap_{j}"], [f"term_{j}"]))
+        terms.append(f"term_{j}")
+    init.append(numpy_helper.from_array(np.array([1], np.int64), "axis_1"))
+    init.append(numpy_helper.from_array(np.array([-(taps - 1)], np.int64), "keep_from"))
+    init.append(numpy_helper.from_array(np.array([np.iinfo(np.int64).max], np.int64), "keep_to"))
+    nodes.append(helper.make_node("Sum", terms, ["scores"]))
+    nodes.append(helper.make_node("Slice", ["wide", "keep_from", "keep_to", "axis_1"], ["past_n"]))
+    graph = helper.make_graph(
+        nodes,
+        "look_ahead",
+        [
+            helper.make_tensor_value_info("x", FLOAT, ["B", "T", features]),
+            helper.make_tensor_value_info("past", FLOAT, ["B", taps - 1, features]),
+        ],
+        [
+            helper.make_tensor_value_info("scores", FLOAT, ["B", "T", features]),
+            helper.make_tensor_value_info("past_n", FLOAT, ["B", taps - 1, features]),
+        ],
+        init,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """The bytes of a bundle."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    helper.set_model_props(copy, {METADATA_KEY: manifest.to_json()})
+    return bytes(copy.SerializeToString())
+
+
+def _states(op: str, hidden: int) -> tuple[StateSpec, ...]:
+    names = ["h", "c"] if op == "LSTM" else ["h"]
+    return tuple(StateSpec(input=s, output=f"{s}n", shape=(1, 1, hidden), batch_axis=1) for s in names)
+
+
+def _labels(classes: int) -> tuple[str, ...]:
+    return (*(f"class_{c}" for c in range(classes - 1)), "background")
+
+
+WORDS = KeywordsHead(background="background", smooth_frames=3, threshold=0.3, release=0.2, hold_frames=3)
+
+
+def audio() -> bytes:
+    """16 kHz audio, a hop that divides nothing, an LSTM, a keywords head that fires often, a tail."""
+    hidden, classes, window = 24, 4, 200
+    manifest = Manifest(
+        task="test audio",
+        labels=_labels(classes),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=16_000),
+        frontend=PowerFrontend(window_samples=window, hop_samples=77),
+        model=ModelSpec(
+            input="x", output="scores", features=window // 2 + 1, classes=classes,
+            states=_states("LSTM", hidden), tail_frames=5,
+        ),
+        head=WORDS,
+    )  # fmt: skip
+    return with_manifest(_recurrent("LSTM", window // 2 + 1, hidden, classes, mel=True, block=1), manifest)
+
+
+def _identity(op: str, *, channels: int, rate: float, hidden: int, block: int, head: HeadSpec, task: str) -> bytes:
+    classes = 5
+    manifest = Manifest(
+        task=task,
+        labels=_labels(classes),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=rate, channels=channels, sample_type="float32"),
+        frontend=IdentityFrontend(),
+        model=ModelSpec(
+            input="x", output="scores", features=channels, classes=classes, states=_states(op, hidden), block=block
+        ),
+        head=head,
+    )
+    return with_manifest(_recurrent(op, channels, hidden, classes, mel=False, block=block), manifest)
+
+
+def sensor() -> bytes:
+    """Six sensor channels at 50 Hz, a GRU, every frame's scores as results."""
+    return _identity("GRU", channels=6, rate=50, hidden=16, block=1, head=ScoresHead(), task="test sensor")
+
+
+def spectrogram() -> bytes:
+    """Spectrogram frames that a producer computed, 20 bins at 100 Hz, four frames a block, words."""
+    return _identity("LSTM", channels=20, rate=100, hidden=16, block=4, head=WORDS, task="test spectrogram")
+
+
+def look_ahead() -> bytes:
+    """A model that trails by three frames, two channels."""
+    manifest = Manifest(
+        task="test look-ahead",
+        labels=("a", "b"),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=10, channels=2, sample_type="float32"),
+        frontend=IdentityFrontend(),
+        model=ModelSpec(
+            input="x", output="scores", features=2, classes=2, latency=LOOK_AHEAD,
+            states=(StateSpec(input="past", output="past_n", shape=(1, 6, 2), batch_axis=0),),
+        ),
+        head=ScoresHead(),
+    )  # fmt: skip
+    return with_manifest(_look_ahead(2), manifest)
+
+
+ZOO: dict[str, Callable[[], bytes]] = {
+    "audio": audio,
+    "sensor": sensor,
+    "spectrogram": spectrogram,
+    "look_ahead": look_ahead,
+    **{path.stem: path.read_bytes for path in sorted(Path(SHIPPED).glob("*.onnx"))},
+}
+
+
+@cache
+def bundle(name: str) -> Bundle:
+    """A bundle of the zoo, opened once."""
+    return from_bytes(ZOO[name](), f"zoo:{name}")
+
+
+def signal(spec: InputSpec, samples: int, seed: int = 0) -> np.ndarray:
+    """A lively random signal `[samples, channels]` of the sample type: bursts, silence, clipping."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, spec.channels)).astype(np.float32)
+    burst = max(50, int(spec.sample_rate_hz / 20))
+    x *= np.repeat(rng.random(-(-samples // burst)) ** 4, burst)[:samples, None].astype(np.float32)
+    if spec.sample_type == "int16":
+        return np.clip(x * 20_000, -32768, 32767).astype(np.int16)
+    return x
