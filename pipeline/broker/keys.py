@@ -16,7 +16,6 @@ legal call there. That is why braces may occur in no name.
 
 from __future__ import annotations
 
-import unicodedata
 import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,8 +28,6 @@ MAX_NAME_BYTES = 200
 MAX_PARTITIONS = 16_384
 """More partitions than a Redis Cluster has slots buy nothing."""
 
-_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # categories whose members never change between Unicode versions
-
 
 def _fault(name: object, forbidden: str) -> str | None:
     """What is wrong with a name, or None."""
@@ -39,7 +36,7 @@ def _fault(name: object, forbidden: str) -> str | None:
     if not name:
         return "is empty"
     for char in name:
-        if char in forbidden or unicodedata.category(char) in _UNPRINTABLE:
+        if char in forbidden or not char.isprintable():
             return f"contains {char!r}"
     size_bytes = len(name.encode())
     if size_bytes > MAX_NAME_BYTES:
@@ -51,7 +48,7 @@ def check_name(kind: str, name: str) -> str:
     """Return a topic or group name that is fit for a key.
 
     Raises:
-        ConfigError: empty, longer than `MAX_NAME_BYTES`, or with a brace, a colon or a control character.
+        ConfigError: empty, longer than `MAX_NAME_BYTES`, or with a brace, a colon or a unprintable character.
 
     >>> check_name("topic", "calls")
     'calls'
@@ -60,7 +57,7 @@ def check_name(kind: str, name: str) -> str:
     if fault:
         raise ConfigError(
             f"{kind} name {str(name)[:80]!r} {fault}; expected 1 to {MAX_NAME_BYTES} bytes of text without braces, "
-            f"colons and control characters (they delimit Redis keys). Choose another name."
+            f"colons and unprintable characters (they delimit Redis keys). Choose another name."
         )
     return name
 
@@ -70,14 +67,14 @@ def check_stream(stream: str) -> str:
     """Return a stream name that is fit for a key. Colons and any script are allowed.
 
     Raises:
-        ChunkRejected: reason `bad_stream`: empty, longer than `MAX_NAME_BYTES`, a brace or a control character.
+        ChunkRejected: reason `bad_stream`: empty, longer than `MAX_NAME_BYTES`, a brace or a unprintable character.
     """
     fault = _fault(stream, "{}")
     if fault:
         raise ChunkRejected(
             "bad_stream",
             f"stream name {str(stream)[:80]!r} {fault}; expected 1 to {MAX_NAME_BYTES} bytes of text without braces "
-            f"and control characters. Rename the stream at its producer.",
+            f"and unprintable characters. Rename the stream at its producer.",
         )
     return stream
 

@@ -17,15 +17,20 @@ from pipeline.errors import BrokerUnavailable, ConfigError, Fenced, StatebeltErr
 Fields = Mapping[bytes, bytes]
 """Fields of an entry, in order."""
 
+MAX_DEAD_FIELDS = 64
+MAX_DEAD_BYTES = 16 << 20
+"""Bounds on a dead letter: what a hostile producer pushed must still fit into the commit that puts it aside."""
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """What a batch did to one partition.
 
     Offsets and ids are Redis ids as read (`b"1700000000000-0"`). `results` and `dead` are in order of their ids, at
-    most one entry a chunk in each, and lie within `offset_before < id <= offset_after`. `entries_read` is the grant's
-    count plus all entries read up to `offset_after` (-1 if unknown). A commit that does not move the offset may carry
-    rows only. `rows` are (stream, bytes, TTL in ms); `drop_rows` are streams whose row goes away.
+    most one entry a chunk in each (of 500 fields and 512 MiB), and lie within `offset_before < id <= offset_after`.
+    `entries_read` is the grant's count plus all entries read up to `offset_after` (-1 if unknown). A commit that does
+    not move the offset may carry rows only. `rows` are (stream, bytes, TTL in ms); `drop_rows` are streams whose row
+    goes away.
     """
 
     offset_before: bytes
@@ -64,6 +69,21 @@ def _entry_args(entries: Sequence[tuple[bytes, Fields]]) -> Iterator[Value]:
             yield value
 
 
+def bounded(fields: Fields) -> Fields:
+    """A dead letter cut to its bounds; a field `cut` then says that it is not whole.
+
+    >>> bounded({b"reason": b"oversize"})
+    {b'reason': b'oversize'}
+    """
+    size_bytes = sum(len(name) + len(value) for name, value in fields.items())
+    if len(fields) <= MAX_DEAD_FIELDS and size_bytes <= MAX_DEAD_BYTES:
+        return fields
+    each = MAX_DEAD_BYTES // (2 * MAX_DEAD_FIELDS)
+    kept = {name[:each]: value[:each] for name, value in list(fields.items())[:MAX_DEAD_FIELDS]}
+    kept[b"cut"] = f"{len(fields)} fields of {size_bytes} bytes".encode()
+    return kept
+
+
 def _call(lease: Lease, commit: Commit) -> Call:
     keys = lease.keys
     row = keys.row_prefix
@@ -90,7 +110,7 @@ def _call(lease: Lease, commit: Commit) -> Call:
             len(commit.rows),
             len(commit.drop_rows),
             *_entry_args(commit.results),
-            *_entry_args(commit.dead),
+            *_entry_args([(id_, bounded(fields)) for id_, fields in commit.dead]),
             *[value for _, row_bytes, ttl_ms in commit.rows for value in (row_bytes, ttl_ms)],
         ],
     )
