@@ -114,6 +114,8 @@ class Composer:
         while True:
             clip, pace = self._draw(rng, foreign)
             part = augment.speed(clip.samples, pace)
+            if clip.label != BG and rng.random() < 0.4:
+                part = part[int(rng.uniform(0, 0.06) * part.size) : int(rng.uniform(0.88, 1.0) * part.size)]
             if at + part.size > self.samples:
                 break
             part = augment.level(part, level_db + rng.normal(0, 2.5))
@@ -133,7 +135,7 @@ class Composer:
         if foreign:
             return _any(rng, pools.others), float(rng.uniform(0.9, 1.1))
         kind = rng.random()
-        pace = float(rng.uniform(0.8, 1.25))
+        pace = float(rng.uniform(0.78, 1.35))
         label = int(rng.integers(10))
         if kind < 0.48 and self._digits[label]:
             return _any(rng, self._digits[label]), pace

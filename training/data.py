@@ -80,9 +80,10 @@ def others(split: str) -> tuple[Clip, ...]:
 
 
 @cache
-def noises() -> tuple[Samples, ...]:
-    """Background noises, about a minute each."""
-    return tuple(read(file) for file in sorted(corpus("noise").glob("*.flac")))
+def noises(part: str = "train") -> tuple[Samples, ...]:
+    """Background noises: the first two thirds of each recording for `train`, the rest for `test`."""
+    whole = [read(file) for file in sorted(corpus("noise").glob("*.flac"))]
+    return tuple(x[: x.size * 2 // 3] if part == "train" else x[x.size * 2 // 3 :] for x in whole)
 
 
 def sha256(names: Iterable[str] = ("fsdd", "arabic_commands", "noise")) -> str:

@@ -33,6 +33,7 @@ def graph(model: KeywordLSTM) -> onnx.ModelProto:
     constants: dict[str, NDArray[Any]] = {
         "mel": weights["mel"],
         "floor": np.array(model.floor, np.float32),
+        "dct": weights["dct"],
         "mean": weights["mean"],
         "scale": weights["scale"],
         "direction": np.array([1], np.int64),
@@ -43,7 +44,8 @@ def graph(model: KeywordLSTM) -> onnx.ModelProto:
         helper.make_node("MatMul", ["power", "mel"], ["mel_power"]),
         helper.make_node("Max", ["mel_power", "floor"], ["floored"]),
         helper.make_node("Log", ["floored"], ["log_mel"]),
-        helper.make_node("Sub", ["log_mel", "mean"], ["centred"]),
+        helper.make_node("MatMul", ["log_mel", "dct"], ["cepstra"]),
+        helper.make_node("Sub", ["cepstra", "mean"], ["centred"]),
         helper.make_node("Mul", ["centred", "scale"], ["frames"]),
         helper.make_node("Transpose", ["frames"], ["y_0"], perm=[1, 0, 2]),
         helper.make_node("Split", ["h"], [f"h_{n}" for n in range(layers)], axis=0),

@@ -14,12 +14,11 @@ from pipeline.head import Events, Keywords
 from pipeline.manifest import KeywordsHead
 from training.data import Clip
 from training.models.lstm import KeywordLSTM
-from training.recipes.digits import BACKGROUND, DIGITS, LABELS, Recipe
+from training.recipes.digits import BACKGROUND, DIGITS, LABELS, Head, Recipe
 
 
-def head(recipe: Recipe, **changes: Any) -> KeywordsHead:
-    """The manifest's head as the recipe sets it, with changes."""
-    spec = recipe.head
+def head(spec: Head, **changes: Any) -> KeywordsHead:
+    """The manifest's head as a recipe sets it, with changes."""
     values = {name: getattr(spec, name) for name in KeywordsHead.model_fields if hasattr(spec, name)}
     return KeywordsHead(background=BACKGROUND, **{**values, **changes})
 
@@ -73,7 +72,7 @@ def clips(model: KeywordLSTM, of: tuple[Clip, ...], recipe: Recipe) -> dict[str,
     for b in range(0, len(digits), 250):
         part = digits[b : b + 250]
         scores = forward(model, padded(part, recipe.head.tail_frames * recipe.hop_samples, recipe.hop_samples), recipe)
-        found.append(best(decide(scores, head(recipe)), len(part)))
+        found.append(best(decide(scores, head(recipe.head)), len(part)))
         summed.append(pooled(scores))
     heard = np.concatenate(found)
     confusion = np.zeros((len(DIGITS), len(DIGITS) + 1), int)

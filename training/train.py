@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training import data, score, synthetic
-from training.compose import Batch, Composer, Pools
+from training.compose import BG, Batch, Composer, Pools
 from training.models.lstm import KeywordLSTM
 from training.plots import plot_confusion, plot_curves
 from training.recipes.digits import RECIPE, Recipe
@@ -41,11 +41,15 @@ def pools(learnt: tuple[str, ...]) -> Pools:
     )
 
 
-def loss(logits: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
-    """Mean over frames of -log P(an allowed class), `[B, T, C]` each; smoothing shares a little among all classes."""
+def loss(logits: Tensor, allowed: Tensor, smoothing: float, word_weight: float = 1.0) -> Tensor:
+    """Mean over frames of -log P(an allowed class), `[B, T, C]` each; smoothing shares a little among all classes.
+
+    Frames in which background is not allowed count `word_weight` times.
+    """
     log_p = logits.log_softmax(dim=-1)
     right = log_p.masked_fill(~allowed, -torch.inf).logsumexp(dim=-1)
-    return -((1 - smoothing) * right + smoothing * log_p.mean(dim=-1)).mean()
+    weight = torch.where(allowed[:, :, BG], 1.0, word_weight)
+    return -(weight * ((1 - smoothing) * right + smoothing * log_p.mean(dim=-1))).sum() / weight.sum()
 
 
 class Learner:
@@ -68,7 +72,7 @@ class Learner:
     def _normalise(self) -> None:
         """Fix mean and scale by the frames of one batch that training never learns from."""
         batch, _ = self.composer.batch(2**31, None)
-        x = self.model.log_mel(torch.from_numpy(batch.power)).flatten(0, 1)
+        x = (self.model.log_mel(torch.from_numpy(batch.power)) @ self.model.dct).flatten(0, 1)
         self.model.mean.copy_(x.mean(dim=0))
         self.model.scale.copy_(1.0 / x.std(dim=0).clamp_min(0.1))
 
@@ -100,7 +104,7 @@ class Learner:
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate()
             logits, h, c = self.model.logits(x[:, cut], h.detach(), c.detach())
-            value = loss(logits, allowed[:, cut], recipe.label_smoothing)
+            value = loss(logits, allowed[:, cut], recipe.label_smoothing, recipe.word_weight)
             self.optimiser.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
@@ -111,12 +115,12 @@ class Learner:
         return total, h.detach(), c.detach()
 
     def _masked(self, x: Tensor) -> Tensor:
-        """Hide a few neighbouring bands of half of the streams behind their mean (SpecAugment, in frequency)."""
+        """Hide a few neighbouring bands of a third of the streams behind the frame's mean (SpecAugment, in frequency)."""
         mels = x.shape[2]
-        width = torch.randint(0, mels // 6, (len(x), 1, 1)) * (torch.rand(len(x), 1, 1) < 0.5)
+        width = torch.randint(0, mels // 6, (len(x), 1, 1)) * (torch.rand(len(x), 1, 1) < 0.33)
         start = torch.randint(0, mels, (len(x), 1, 1))
         band = torch.arange(mels)[None, None, :]
-        return torch.where((band >= start) & (band < start + width), self.model.mean, x)
+        return torch.where((band >= start) & (band < start + width), x.mean(dim=2, keepdim=True), x)
 
     def _learning_rate(self) -> float:
         """Up for a twentieth of the way, then down along a cosine."""

@@ -1,6 +1,6 @@
 """The keyword LSTM: power spectra to class probabilities, `h` and `c` carried by the caller.
 
-    x_t   = (log(max(W_mel p_t, floor)) - mean) * scale
+    x_t   = (D log(max(W_mel p_t, floor)) - mean) * scale          D: the first K rows of the orthonormal DCT-II
     i_t   = sigma(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)        f_t, o_t likewise
     g_t   = tanh (W_ig x_t + b_ig + W_hg h_(t-1) + b_hg)
     c_t   = f_t * c_(t-1) + i_t * g_t
@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.fft
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +20,14 @@ from training.recipes.digits import LABELS, Recipe
 
 
 class KeywordLSTM(nn.Module):
-    """L layers of H units over M mel bands. Filterbank, mean `[M]` and scale `[M]` are constants, not learnt."""
+    """L layers of H units over K cepstra of M mel bands. mel `[F, M]`, dct `[M, K]`, mean and scale `[K]` are constants.
+
+    The cosine transform is there for the descent: log mel bands all rise and fall with the voice, cepstra do not,
+    and only the first of them knows of the gain.
+    """
 
     mel: Tensor
+    dct: Tensor
     mean: Tensor
     scale: Tensor
 
@@ -29,9 +36,11 @@ class KeywordLSTM(nn.Module):
         self.layers, self.hidden, self.floor = recipe.layers, recipe.hidden, recipe.log_floor
         bank = filterbank(recipe.sample_rate_hz, recipe.window_samples, recipe.mels)
         self.register_buffer("mel", torch.from_numpy(bank.copy()))
-        self.register_buffer("mean", torch.full((recipe.mels,), -8.0))
-        self.register_buffer("scale", torch.full((recipe.mels,), 0.3))
-        self.lstm = nn.LSTM(recipe.mels, self.hidden, self.layers, batch_first=True, dropout=recipe.dropout)
+        dct = scipy.fft.dct(np.eye(recipe.mels), norm="ortho", axis=1)[:, : recipe.cepstra]
+        self.register_buffer("dct", torch.from_numpy(np.ascontiguousarray(dct, np.float32)))
+        self.register_buffer("mean", torch.zeros(recipe.cepstra))
+        self.register_buffer("scale", torch.ones(recipe.cepstra))
+        self.lstm = nn.LSTM(recipe.cepstra, self.hidden, self.layers, batch_first=True, dropout=recipe.dropout)
         self.dropout = nn.Dropout(recipe.dropout)
         self.classify = nn.Linear(self.hidden, classes)
         with torch.no_grad():
@@ -49,7 +58,7 @@ class KeywordLSTM(nn.Module):
 
     def logits(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, T, M]` log mel frames to `[B, T, C]` logits."""
-        y, (hn, cn) = self.lstm((x - self.mean) * self.scale, (h, c))
+        y, (hn, cn) = self.lstm((x @ self.dct - self.mean) * self.scale, (h, c))
         return self.classify(self.dropout(y)), hn, cn
 
     def forward(self, power: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:

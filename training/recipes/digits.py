@@ -38,6 +38,7 @@ class Recipe:
     hop_samples: int = 80
     # the model
     mels: int = 40
+    cepstra: int = 24
     log_floor: float = 1e-6
     layers: int = 2
     hidden: int = 128
@@ -51,13 +52,14 @@ class Recipe:
     decide_after_frames: int = 12
     fade_frames: int = 8
     # the descent
-    passes: int = 40
+    passes: int = 36
     batches: int = 16
     segment_frames: int = 100
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
-    label_smoothing: float = 0.03
+    label_smoothing: float = 0.02
+    word_weight: float = 2.0
     average: float = 0.995
     patience_passes: int = 20
     head: Head = Head()
