@@ -1,0 +1,33 @@
+"""Fixtures for tests that need a Redis: a real one, never a mock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from pipeline.broker.connection import connect
+from pipeline.broker.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The embedded server, one a session (and one a process under xdist)."""
+    with EmbeddedServer(tmp_path_factory.mktemp("redis"), fsync="no") as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: EmbeddedServer) -> Iterator[str]:
+    """The URL of an empty server."""
+    with connect(server.url) as client:
+        client.flushall()
+        yield server.url
+
+
+@pytest.fixture
+def redis_client(url: str) -> Iterator[redis.Redis]:
+    """A client of an empty server."""
+    with connect(url) as client:
+        yield client

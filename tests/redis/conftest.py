@@ -1,0 +1,43 @@
+"""The broker's tests run on the embedded server, and on the PATH's redis-server where there is one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from pipeline.broker.embedded import EmbeddedServer
+from pipeline.broker.keys import Keys
+
+from .proxy import Proxy
+
+
+@pytest.fixture(scope="session", params=["embedded", "redis-server"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    binary = None
+    if request.param == "redis-server":
+        binary = shutil.which("redis-server")
+        if binary is None:
+            pytest.skip("no redis-server on the PATH")
+    with EmbeddedServer(tmp_path_factory.mktemp("redis"), fsync="no", binary=binary) as server:
+        yield server
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys("calls", "digits", 3)
+
+
+@pytest.fixture
+def proxy(server: EmbeddedServer, url: str, tmp_path: Path) -> Iterator[Proxy]:
+    """A way to the server that can be cut."""
+    with Proxy(str(server.socket_path), str(tmp_path / "proxy.sock")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def client(redis_client: redis.Redis) -> redis.Redis:
+    return redis_client
