@@ -1,0 +1,61 @@
+"""statebelt: streaming inference for models that remember, on Redis Streams.
+
+    from pipeline import Producer, Consumer, load, run
+
+Names are imported when first used, so that a program pays only for what it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.batcher import Event
+    from pipeline.bundle import Bundle, load
+    from pipeline.consumer import AsyncConsumer, Consumer, Result
+    from pipeline.manifest import Manifest
+    from pipeline.offline import Run, run
+    from pipeline.producer import AsyncProducer, Producer
+    from pipeline.settings import Settings
+    from pipeline.worker import Worker
+
+_WHERE = {
+    "AsyncConsumer": "consumer",
+    "AsyncProducer": "producer",
+    "Bundle": "bundle",
+    "Consumer": "consumer",
+    "Event": "batcher",
+    "Manifest": "manifest",
+    "Producer": "producer",
+    "Result": "consumer",
+    "Run": "offline",
+    "Settings": "settings",
+    "Worker": "worker",
+    "load": "bundle",
+    "run": "offline",
+}
+
+__all__ = [
+    "AsyncConsumer",
+    "AsyncProducer",
+    "Bundle",
+    "Consumer",
+    "Event",
+    "Manifest",
+    "Producer",
+    "Result",
+    "Run",
+    "Settings",
+    "Worker",
+    "load",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value

@@ -105,7 +105,7 @@ class Batcher:
         return outputs
 
     def _lay_out(self, rows: Array, chunks: Sequence[Array], ends: Array) -> tuple[Array, Array, Array]:
-        """All samples end to end `[sum, channels]`, where each stream's begin, and its whole blocks; rows get the rest."""
+        """All samples end to end `[sum, channels]`, each stream's start, its whole blocks; rows get the rest."""
         size = self._block_samples
         rest = rows["rest_samples"]
         fresh_samples = np.array([len(chunk) for chunk in chunks], np.int64)

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
 
     @property
+    def redis_url(self) -> str:
+        """The server to use: the one that was set, or the embedded one of this folder."""
+        from pipeline.broker.embedded import url_of  # redis is imported only where it is used
+
+        return self.url or url_of(DATA_DIR)
+
+    @property
     def policy(self) -> Policy:
         """What the settings say of gaps, idleness and ends."""
         return Policy(idle_ms=self.idle_ms, tombstone_ms=self.tombstone_ms, on_gap=self.on_gap)

@@ -1,6 +1,6 @@
 """A partition's task: entries to chunks, chunks to what one commit writes. No I/O, no clock.
 
-    entries -> take -> run (all tasks in one batch) -> effects -> commit
+entries -> take -> run (all tasks in one batch) -> effects -> commit
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Task:
             b"events": json.dumps([asdict(event) for event in output.events], separators=(",", ":")).encode(),
         }
         if output.scores:
-            fields[b"scores"] = np.concatenate(output.scores).astype("<f4").tobytes()
+            scores = np.concatenate(output.scores).astype("<f4")
+            fields[b"scores"] = scores.tobytes()
+            fields[b"shape"] = b"%d,%d" % scores.shape
         if chunk.notes:
             fields[b"notes"] = json.dumps(chunk.notes, separators=(",", ":")).encode()
         if chunk.end:

@@ -46,7 +46,7 @@ def feed_alone(bundle: Bundle, samples: np.ndarray, cuts: list[int], **options: 
 
 def test_the_oracle_is_lively(bundle: Bundle) -> None:
     """The signals of this file make models speak, or equality would prove little."""
-    events, scores = forward_outcome(bundle, zoo.signal(bundle.manifest.input, 100 * block_samples(bundle)))
+    events, scores = forward_outcome(bundle, zoo.signal(bundle.manifest.input, 400 * block_samples(bundle)))
     assert len(scores) > 0
     if bundle.manifest.task.startswith("test") and bundle.manifest.head.kind == "keywords":
         assert events.count(b"Event(") >= 3
@@ -65,7 +65,7 @@ def test_step_equals_forward_at_odd_lengths(bundle: Bundle, blocks: int, more: i
 @given(data=st.data())
 def test_chunking_invariance(bundle: Bundle, data: st.DataObject) -> None:
     """Any cut: empty chunks, single samples, huge ones."""
-    length = data.draw(st.integers(0, 40 * block_samples(bundle)))
+    length = data.draw(st.integers(0, 120 * block_samples(bundle)))
     samples = zoo.signal(bundle.manifest.input, length, seed=data.draw(st.integers(0, 20)))
     cuts = sorted(data.draw(st.lists(st.integers(0, length), max_size=12)))
     assert feed_alone(bundle, samples, cuts, max_blocks=data.draw(st.sampled_from([1, 3, 64, None]))) == (

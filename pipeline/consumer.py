@@ -1,0 +1,225 @@
+"""Consumers: results of a group as they come. Blocking and asyncio."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.batcher import Event
+from pipeline.broker import topic as topics
+from pipeline.broker.connection import connect, connect_async
+from pipeline.broker.reader import AsyncResultReader, ResultReader
+from pipeline.broker.reader import Result as Stored
+from pipeline.component import Array
+from pipeline.errors import ConfigError
+from pipeline.settings import settings
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one chunk brought about.
+
+    Attributes:
+        partition, id: where it stands; `id` is the id of the chunk in the input log. For the world outside, a
+            result's identity is (stream, seq): after a failover that lost its tail, a chunk sent again has a new id.
+        stream, seq: of the chunk.
+        events: what was recognised, in order.
+        scores: float32 `[T, C]` where the bundle's head publishes scores, else None.
+        end: the stream ended with this chunk.
+        notes: what happened to the stream: `gap`, `expired`, `row_corrupt`, `broken`, each with its facts.
+    """
+
+    partition: int
+    id: str
+    stream: str
+    seq: int
+    events: list[Event]
+    scores: Array | None
+    end: bool
+    notes: list[dict[str, Any]]
+
+
+def decode(stored: Stored) -> Result:
+    """An entry of a results log, typed. Raises ConfigError if no worker of ours can have written it."""
+    fields = stored.fields
+    try:
+        scores = fields.get(b"scores")
+        return Result(
+            partition=stored.partition,
+            id=stored.id.decode(),
+            stream=fields[b"stream"].decode(),
+            seq=int(fields[b"seq"]),
+            events=[Event(**event) for event in json.loads(fields[b"events"])],
+            scores=None
+            if scores is None
+            else np.frombuffer(scores, "<f4").reshape([int(n) for n in fields[b"shape"].split(b",")]),
+            end=b"end" in fields,
+            notes=json.loads(fields.get(b"notes", b"[]")),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"entry {stored.id.decode()} of partition {stored.partition}'s results is none of ours ({error!r}): "
+            "another program writes to this log"
+        ) from None
+
+
+class _Base:
+    def __init__(
+        self,
+        topic: str,
+        group: str,
+        *,
+        url: str | None = None,
+        start: Literal["now", "beginning"] | Mapping[int, bytes] = "now",
+        stream: str | None = None,
+    ) -> None:
+        self._url = settings(url=url).redis_url
+        client = connect(self._url)
+        try:
+            found = topics.describe(client, topic)
+        finally:
+            client.close()
+        if found is None:
+            raise ConfigError(f"there is no topic {topic!r}; a worker or a producer creates it")
+        self.topic = found
+        self._stream = stream
+        self._connect(topic, group, start)
+
+    def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
+        raise TypeError("use Consumer or AsyncConsumer")
+
+    def _mine(self, stored: list[Stored]) -> list[Result]:
+        wanted = None if self._stream is None else self._stream.encode()
+        return [decode(entry) for entry in stored if wanted is None or entry.fields.get(b"stream") == wanted]
+
+
+class Consumer(_Base):
+    """Reads the results of `group` on `topic`, all partitions: in order within each stream.
+
+    Args:
+        url: Redis; by default what the settings say.
+        start: `now` (what comes from here on), `beginning` (what is still kept), or `offsets` of an earlier consumer.
+        stream: only this one.
+    Raises:
+        ConfigError: no such topic. BrokerUnavailable: no Redis.
+
+    >>> consumer = Consumer("calls", "digits", url=url, start="beginning")
+    >>> [result.end for result in consumer.read(timeout_s=10) if result.stream == "call-1"]
+    [True]
+    >>> consumer.close()
+    """
+
+    def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
+        self._client = connect(self._url)
+        self._reader = ResultReader(self._client, topic, group, self.topic.partitions, start)
+
+    @property
+    def offsets(self) -> dict[int, bytes]:
+        """The id of the last result read of each partition: pass it as `start` to go on later."""
+        return self._reader.offsets
+
+    def open(self) -> None:
+        """Fix what `now` is: results from here on will be read. The first `read` does it otherwise."""
+        self._reader.open()
+
+    def read(self, timeout_s: float = 1.0) -> list[Result]:
+        """Results since the last read; returns as soon as there is one, or empty after `timeout_s`.
+
+        Raises BrokerUnavailable: read again, nothing is skipped.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_ms = int((deadline_s - time.monotonic()) * 1000)
+            found = self._mine(self._reader.read(block_ms=max(0, min(left_ms, 1000))))
+            if found or left_ms <= 0:
+                return found
+
+    def __iter__(self) -> Iterator[Result]:
+        """Results for ever."""
+        while True:
+            yield from self.read()
+
+    def until_end(self, stream: str) -> Iterator[Result]:
+        """Results of one stream, up to its end."""
+        for result in self:
+            if result.stream == stream:
+                yield result
+                if result.end:
+                    return
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def __enter__(self) -> Consumer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncConsumer(_Base):
+    """`Consumer` for asyncio: the same arguments and rules. Creating it talks to Redis once, blocking.
+
+    >>> async def listen():
+    ...     async with AsyncConsumer("calls", "digits", url=url, start="beginning") as consumer:
+    ...         return [result.stream async for result in consumer.until_end("call-2")]
+    >>> asyncio.run(listen())
+    ['call-2']
+    """
+
+    def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
+        self._client = connect_async(self._url)
+        self._reader = AsyncResultReader(self._client, topic, group, self.topic.partitions, start)
+
+    @property
+    def offsets(self) -> dict[int, bytes]:
+        """As `Consumer.offsets`."""
+        return self._reader.offsets
+
+    async def open(self) -> None:
+        """As `Consumer.open`."""
+        await self._reader.open()
+
+    async def read(self, timeout_s: float = 1.0) -> list[Result]:
+        """As `Consumer.read`."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_ms = int((deadline_s - time.monotonic()) * 1000)
+            found = self._mine(await self._reader.read(block_ms=max(0, min(left_ms, 1000))))
+            if found or left_ms <= 0:
+                return found
+
+    async def __aiter__(self) -> AsyncIterator[Result]:
+        """Results for ever."""
+        while True:
+            for result in await self.read():
+                yield result
+
+    async def until_end(self, stream: str) -> AsyncIterator[Result]:
+        """Results of one stream, up to its end."""
+        async for result in self:
+            if result.stream == stream:
+                yield result
+                if result.end:
+                    return
+
+    async def close(self) -> None:
+        """As `Consumer.close`."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> AsyncConsumer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
