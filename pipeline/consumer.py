@@ -18,7 +18,7 @@ from pipeline.broker.reader import AsyncResultReader, ResultReader
 from pipeline.broker.reader import Result as Stored
 from pipeline.component import Array
 from pipeline.errors import ConfigError
-from pipeline.settings import settings
+from pipeline.settings import load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class _Base:
         start: Literal["now", "beginning"] | Mapping[int, bytes] = "now",
         stream: str | None = None,
     ) -> None:
-        self._url = settings(url=url).redis_url
+        self._url = load_settings(url=url).redis_url
         client = connect(self._url)
         try:
             found = topics.describe(client, topic)

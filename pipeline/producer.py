@@ -18,7 +18,7 @@ from pipeline.component import Array
 from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError
 from pipeline.manifest import InputSpec
 from pipeline.outbox import Outbox
-from pipeline.settings import settings
+from pipeline.settings import load_settings
 
 Item = tuple[str, Array, bool]
 """A stream, its samples, and whether it ends with them."""
@@ -38,13 +38,14 @@ def _topic(
     client = connect(url)
     try:
         check_server(client)
-        found = topics.describe(client, name)
         if sample_rate_hz is None:
+            found = topics.describe(client, name)
             if found is None:
                 raise ConfigError(f"there is no topic {name!r} yet; say sample_rate_hz (and channels) to create it")
             return found
-        count = partitions or (found.partitions if found else settings().partitions)
-        return topics.create(client, topics.Topic(name, sample_rate_hz, sample_type, channels, count))
+        count = partitions or load_settings().partitions
+        wanted = topics.Topic(name, sample_rate_hz, sample_type, channels, count)
+        return topics.create(client, wanted, any_partitions=partitions is None)
     finally:
         client.close()
 
@@ -66,7 +67,7 @@ class _Base:
         timeout_s: float = 10.0,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
-        self._url = settings(url=url).redis_url
+        self._url = load_settings(url=url).redis_url
         found = _topic(topic, self._url, sample_rate_hz, sample_type, channels, partitions)
         self.topic = topic
         self.partitions = found.partitions

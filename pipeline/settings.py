@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         return Policy(idle_ms=self.idle_ms, tombstone_ms=self.tombstone_ms, on_gap=self.on_gap)
 
 
-def settings(**flags: object) -> Settings:
+def load_settings(**flags: object) -> Settings:
     """The settings in force; flags that are None were not given. Raises ConfigError naming each at fault."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:

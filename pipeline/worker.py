@@ -56,7 +56,7 @@ class Worker:
         ConfigError, ManifestError: refuse to start.
 
     Example:
-        Worker(settings(url="redis://localhost", bundle="digits")).run()
+        Worker(load_settings(url="redis://localhost", bundle="digits")).run()
     """
 
     def __init__(self, settings: Settings, *, bundle: Bundle | None = None) -> None:
@@ -94,18 +94,10 @@ class Worker:
             self._close()
 
     def _open(self) -> None:
-        s, manifest = self.settings, self.bundle.manifest
+        s, spec = self.settings, self.bundle.manifest.input
         server = check_server(self._client)
-        spec = manifest.input
-        found = topics.describe(self._client, s.topic)
-        wanted = topics.Topic(
-            s.topic,
-            spec.sample_rate_hz,
-            spec.sample_type,
-            spec.channels,
-            found.partitions if found else s.partitions,
-        )
-        self._topic = topics.create(self._client, wanted)
+        wanted = topics.Topic(s.topic, spec.sample_rate_hz, spec.sample_type, spec.channels, s.partitions)
+        self._topic = topics.create(self._client, wanted, any_partitions=True)
         if s.belt_rows < max(s.read_entries, self._topic.partitions):
             raise ConfigError(
                 f"belt_rows is {s.belt_rows}; it must hold every stream of one read: at least read_entries "

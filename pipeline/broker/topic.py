@@ -47,8 +47,10 @@ class Topic:
         return {**about, "sample_rate_hz": f"{self.sample_rate_hz:.17g}", "version": str(VERSION)}
 
 
-def create(client: redis.Redis, topic: Topic) -> Topic:
-    """Create the topic unless it exists; it must then be described as `topic` is.
+def create(client: redis.Redis, topic: Topic, *, any_partitions: bool = False) -> Topic:
+    """Create the topic unless it exists; it must then be described as `topic` is. Returns what is there.
+
+    With `any_partitions`, its number of partitions is only a wish: who came first decided it.
 
     Raises:
         ConfigError: the existing topic differs: the message names both sides of every difference.
@@ -60,7 +62,7 @@ def create(client: redis.Redis, topic: Topic) -> Topic:
     differences = [
         f"{key} is {getattr(found, key)!r} there and {getattr(topic, key)!r} here"
         for key in ("sample_rate_hz", "sample_type", "channels", "partitions")
-        if getattr(found, key) != getattr(topic, key)
+        if getattr(found, key) != getattr(topic, key) and not (any_partitions and key == "partitions")
     ]
     if differences:
         raise ConfigError(
