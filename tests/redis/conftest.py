@@ -32,8 +32,9 @@ def keys() -> Keys:
 
 
 @pytest.fixture
-def proxy(server: EmbeddedServer, url: str, tmp_path: Path) -> Iterator[Proxy]:
-    """A way to the server that can be cut."""
+def proxy(server: EmbeddedServer, client: redis.Redis, tmp_path: Path) -> Iterator[Proxy]:
+    """A way to the (empty) server that can be cut."""
+    assert client.ping()
     with Proxy(str(server.socket_path), str(tmp_path / "proxy.sock")) as proxy:
         yield proxy
 

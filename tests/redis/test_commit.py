@@ -103,13 +103,13 @@ def test_a_stale_owner_is_fenced_and_leaves_no_trace(client: redis.Redis, keys: 
         commit(client, granted.lease, FIRST)
 
 
-def test_a_released_lease_commits_nothing(client: redis.Redis, keys: Keys, granted: Granted) -> None:
+def test_a_released_lease_commits_nothing(client: redis.Redis, granted: Granted) -> None:
     release(client, [granted.lease])
     with pytest.raises(Fenced):
         commit(client, granted.lease, FIRST)
 
 
-def test_a_wrong_offset_is_refused(client: redis.Redis, keys: Keys, granted: Granted) -> None:
+def test_a_wrong_offset_is_refused(client: redis.Redis, granted: Granted) -> None:
     commit(client, granted.lease, FIRST)
     stored = everything(client)
     for before, after in ((b"3-0", b"6-0"), (b"5-0", b"6-0"), (b"0-0", b"5-0")):
@@ -142,9 +142,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_is_refused_with_nothing_written(
-    client: redis.Redis, keys: Keys, granted: Granted, case: str
-) -> None:
+def test_what_cannot_be_is_refused_with_nothing_written(client: redis.Redis, granted: Granted, case: str) -> None:
     changes, why = BAD[case]
     stored = everything(client)
     with pytest.raises((ConfigError, Fenced), match=why):
@@ -277,10 +275,8 @@ def test_too_few_replicas_is_unavailable_and_may_be_sent_again(client: redis.Red
     assert commit(client, granted.lease, FIRST) is True
 
 
-def test_a_user_who_may_not_do_all_of_it_does_none(client: redis.Redis, url: str, keys: Keys, granted: Granted) -> None:
-    client.execute_command(
-        "ACL", "SETUSER", "half", "on", ">pw", "~*", "+@all", "-xgroup|setid", "-function|load"
-    )
+def test_a_user_who_may_not_do_all_of_it_does_none(client: redis.Redis, url: str, granted: Granted) -> None:
+    client.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~*", "+@all", "-xgroup|setid", "-function|load")
     try:
         with connect(url) as half:
             commit(half, granted.lease, FIRST)  # as the default user
