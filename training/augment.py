@@ -70,10 +70,12 @@ def channel(rng: Rng, bins: int = 129) -> Samples:
 
 @cache
 def filterbank(sample_rate_hz: int, window_samples: int, mels: int, warp: float = 1.0) -> NDArray[np.float32]:
-    """`[F, mels]` mel weights, Slaney's area norm; the band edges of another throat stand at `warp` times the frequency.
+    """`[F, mels]` mel weights, Slaney's area norm; another throat's band edges stand at `warp` times the frequency.
 
-    With warp 1 it is `librosa.filters.mel(sr=.., n_fft=.., n_mels=..).T`.
+    With warp 1 it is librosa's own.
     """
+    if warp == 1.0:
+        return np.ascontiguousarray(librosa.filters.mel(sr=sample_rate_hz, n_fft=window_samples, n_mels=mels).T)
     edges_hz = librosa.mel_frequencies(mels + 2, fmin=0.0, fmax=sample_rate_hz / 2) * warp
     bins_hz = np.linspace(0.0, sample_rate_hz / 2, 1 + window_samples // 2)
     width_hz = np.diff(edges_hz)

@@ -106,7 +106,7 @@ class Composer:
         """`[N]` samples of one stream and the digits in it."""
         rate_hz = self.recipe.sample_rate_hz
         x, words, clean = np.zeros(self.samples, np.float32), [], []
-        level_db, at = rng.uniform(-46, -16), 0
+        level_db, at = rng.uniform(-50, -14), 0
         foreign = rng.random() < 0.2
         tight = rng.random() < 0.15
         if not (fresh and rng.random() < 0.5):

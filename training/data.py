@@ -56,7 +56,9 @@ def read(path: Path, sample_rate_hz: int = 8000) -> Samples:
     """One recording as `[N]` float32, mono, at `sample_rate_hz`."""
     samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     mono = samples.mean(axis=1, dtype=np.float32)
-    return mono if rate_hz == sample_rate_hz else soxr.resample(mono, rate_hz, sample_rate_hz).astype(np.float32)
+    if rate_hz != sample_rate_hz:
+        mono = soxr.resample(mono, rate_hz, sample_rate_hz)
+    return np.asarray(mono, np.float32)
 
 
 @cache
@@ -103,5 +105,3 @@ def word(label: int) -> str:
     'seven'
     """
     return LABELS[label]
-
-

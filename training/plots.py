@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from training.recipes.digits import DIGITS
 
@@ -60,7 +61,7 @@ def plot_detector(curves: dict[str, list[dict[str, float]]], path: Path, chosen:
     _save(figure, path)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

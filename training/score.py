@@ -65,20 +65,26 @@ def pooled(probabilities: Array) -> NDArray[np.int64]:
 
 
 def clips(model: KeywordLSTM, of: tuple[Clip, ...], recipe: Recipe) -> dict[str, Any]:
-    """accuracy by events and by pooled scores, in 0..1, and the confusion `[10, 11]` (last column: no word)."""
+    """accuracy by events and by pooled scores, in 0..1; the confusion `[10, 11]` (last column: no word); doubt.
+
+    doubt: the mean over clips of -log of the right digit's share in the pooled scores, in nats.
+    """
     digits = tuple(clip for clip in of if clip.label < len(DIGITS))
     wanted = np.array([clip.label for clip in digits])
-    found, summed = [], []
+    found, summed, shares = [], [], []
     for b in range(0, len(digits), 250):
         part = digits[b : b + 250]
         scores = forward(model, padded(part, recipe.head.tail_frames * recipe.hop_samples, recipe.hop_samples), recipe)
         found.append(best(decide(scores, head(recipe.head)), len(part)))
         summed.append(pooled(scores))
+        share = scores[:, :, : len(DIGITS)].sum(axis=1, dtype=np.float64)
+        shares.append(share[np.arange(len(part)), wanted[b : b + 250]] / share.sum(axis=1))
     heard = np.concatenate(found)
     confusion = np.zeros((len(DIGITS), len(DIGITS) + 1), int)
     np.add.at(confusion, (wanted, heard), 1)
     return {
         "events": float(np.mean(heard == wanted)),
         "pooled": float(np.mean(np.concatenate(summed) == wanted)),
+        "doubt": float(-np.log(np.concatenate(shares)).mean()),
         "confusion": confusion,
     }

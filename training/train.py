@@ -22,6 +22,7 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.errors import ConfigError
 from training import data, score, synthetic
 from training.compose import BG, Batch, Composer, Pools
 from training.models.lstm import KeywordLSTM
@@ -84,7 +85,8 @@ class Learner:
         h, c = self.model.initial_state(recipe.streams)
         context, total = None, 0.0
         counts = range(number * recipe.batches, (number + 1) * recipe.batches)
-        for index in tqdm(counts, desc=f"pass {number + 1}/{recipe.passes}", unit="batch", leave=False, disable=not bar):
+        title = f"pass {number + 1}/{recipe.passes}"
+        for index in tqdm(counts, desc=title, unit="batch", leave=False, disable=not bar):
             batch, context = self.composer.batch(index, context)
             kept = torch.from_numpy(~batch.fresh)[None, :, None]
             mean, h, c = self._descend(batch, h * kept, c * kept)
@@ -115,7 +117,7 @@ class Learner:
         return total, h.detach(), c.detach()
 
     def _masked(self, x: Tensor) -> Tensor:
-        """Hide a few neighbouring bands of a third of the streams behind the frame's mean (SpecAugment, in frequency)."""
+        """Hide a few neighbouring bands of a third of the streams behind the frame's mean (SpecAugment)."""
         mels = x.shape[2]
         width = torch.randint(0, mels // 6, (len(x), 1, 1)) * (torch.rand(len(x), 1, 1) < 0.33)
         start = torch.randint(0, mels, (len(x), 1, 1))
@@ -154,10 +156,10 @@ class Learner:
         os.replace(partial, path)
 
     def resume(self, path: Path) -> None:
-        """Go on from `save`'s file. Raises ValueError when it is of another recipe."""
+        """Go on from `save`'s file. Raises ConfigError when it is of another recipe."""
         state = torch.load(path, weights_only=True)
         if Recipe.from_dict(state["recipe"]) != self.recipe:
-            raise ValueError(f"{path} was trained by another recipe: give this run another --name, or delete it")
+            raise ConfigError(f"{path} was trained by another recipe: give this run another --name, or delete it")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -165,7 +167,7 @@ class Learner:
 
 
 def fit(recipe: Recipe, heard: Pools, listeners: tuple[data.Clip, ...], path: Path, bar: bool = True) -> Learner:
-    """All passes, or until the listeners' (left out of training) loss of words has not fallen for `patience_passes`."""
+    """All passes, or until the doubt of the listeners (never learnt from) has not fallen for `patience_passes`."""
     learner = Learner(recipe, Composer(heard, recipe))
     if path.is_file():
         learner.resume(path)
@@ -177,12 +179,11 @@ def fit(recipe: Recipe, heard: Pools, listeners: tuple[data.Clip, ...], path: Pa
         row = {"pass": number + 1.0, "loss": mean}
         if listeners:
             heard_as = score.clips(learner.average, listeners, recipe)
-            row |= {"events": heard_as["events"], "pooled": heard_as["pooled"]}
+            row |= {name: heard_as[name] for name in ("events", "pooled", "doubt")}
         learner.history.append(row)
-        wrong = 2.0 - row.get("events", 0.0) - row.get("pooled", 0.0)
-        if wrong <= learner.best["loss"] or not listeners:
+        if row.get("doubt", -math.inf) <= learner.best["loss"]:
             weights = {name: value.clone() for name, value in learner.average.state_dict().items()}
-            learner.best = {"loss": wrong, "passes": number + 1, "weights": weights}
+            learner.best = {"loss": row.get("doubt", math.inf), "passes": number + 1, "weights": weights}
         learner.save(path)
         tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
     return learner
@@ -200,8 +201,8 @@ def main(
     torch.set_num_threads(1)
     recipe = dataclasses.replace(RECIPE, passes=passes)
     away = {leave_out, stop_on} - {""}
-    if away - set(data.SPEAKERS):
-        sys.exit(f"no such speaker: {', '.join(sorted(away - set(data.SPEAKERS)))}; there are {', '.join(data.SPEAKERS)}")
+    if unknown := away - set(data.SPEAKERS):
+        sys.exit(f"no such speaker: {', '.join(sorted(unknown))}; there are {', '.join(data.SPEAKERS)}")
     learnt = tuple(speaker for speaker in data.SPEAKERS if speaker not in away)
     listeners = data.digits((stop_on,)) if stop_on else synthetic.clips()[1]
     run = data.RUNS / (name or (f"digits-without-{leave_out}" if leave_out else "digits"))

@@ -58,11 +58,11 @@ class Keywords:
         if not self._words.size:
             return Events.none(), after
         with np.errstate(invalid="ignore"):
-            ready = (smooth >= self.spec.threshold).any(axis=2)
-        rows = np.flatnonzero(ready.any(axis=1) | (state["word"] >= 0))
+            ready: Array = np.any(smooth >= self.spec.threshold, axis=2)
+        rows = np.flatnonzero(np.any(ready, axis=1) | (state["word"] >= 0))
         if not rows.size:
             return Events.none(), after
-        return self._decide(smooth[rows], ready[rows].any(axis=0), rows, state, after)
+        return self._decide(smooth[rows], np.any(ready[rows], axis=0), rows, state, after)
 
     def flush(self, state: State) -> Events:
         """The words that the end cut off."""

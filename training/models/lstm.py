@@ -1,11 +1,11 @@
 """The keyword LSTM: power spectra to class probabilities, `h` and `c` carried by the caller.
 
-    x_t   = (D log(max(W_mel p_t, floor)) - mean) * scale          D: the first K rows of the orthonormal DCT-II
-    i_t   = sigma(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)        f_t, o_t likewise
-    g_t   = tanh (W_ig x_t + b_ig + W_hg h_(t-1) + b_hg)
-    c_t   = f_t * c_(t-1) + i_t * g_t
-    h_t   = o_t * tanh(c_t)
-    y_t   = softmax(W_y h_t + b_y)
+x_t   = (D log(max(W_mel p_t, floor)) - mean) * scale          D: the first K rows of the orthonormal DCT-II
+i_t   = sigma(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)        f_t, o_t likewise
+g_t   = tanh (W_ig x_t + b_ig + W_hg h_(t-1) + b_hg)
+c_t   = f_t * c_(t-1) + i_t * g_t
+h_t   = o_t * tanh(c_t)
+y_t   = softmax(W_y h_t + b_y)
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from training.recipes.digits import LABELS, Recipe
 
 
 class KeywordLSTM(nn.Module):
-    """L layers of H units over K cepstra of M mel bands. mel `[F, M]`, dct `[M, K]`, mean and scale `[K]` are constants.
+    """L layers of H units over K cepstra of M mel bands.
+
+    Constants, not learnt: mel `[F, M]`, dct `[M, K]`, mean and scale `[K]`.
 
     The cosine transform is there for the descent: log mel bands all rise and fall with the voice, cepstra do not,
     and only the first of them knows of the gain.

@@ -16,7 +16,7 @@ LABELS = (*DIGITS, BACKGROUND)
 
 @dataclass(frozen=True)
 class Head:
-    """The head's settings (`pipeline.manifest.KeywordsHead`), all in frames of one hop; and the silence after the end."""
+    """The head's settings (`pipeline.manifest.KeywordsHead`) and the silence after the end; lengths in frames."""
 
     smooth_frames: int = 10
     threshold: float = 0.5
@@ -39,7 +39,7 @@ class Recipe:
     # the model
     mels: int = 40
     cepstra: int = 24
-    log_floor: float = 1e-6
+    log_floor: float = 1e-8
     layers: int = 2
     hidden: int = 128
     dropout: float = 0.25

@@ -1,0 +1,231 @@
+"""Training: it learns, it resumes to the same weights, it refuses a bundle that is not its model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install -e '.[training]')")
+librosa = pytest.importorskip("librosa", reason="librosa is not installed (pip install -e '.[training]')")
+
+from pipeline.errors import ConfigError, ManifestError  # noqa: E402
+from pipeline.head import Events  # noqa: E402
+from pipeline.manifest import Provenance  # noqa: E402
+from training import augment, data, detector, export, score, train  # noqa: E402
+from training.compose import BG, Composer, Pools, Word, targets  # noqa: E402
+from training.models.lstm import KeywordLSTM  # noqa: E402
+from training.recipes.digits import LABELS, RECIPE, Recipe  # noqa: E402
+
+TINY = Recipe(hidden=24, cepstra=12, streams=8, stream_s=2.0, segment_frames=50, batches=6, passes=3, dropout=0.1)
+TOLD = Provenance(recipe="a test", commit="", data_sha256="", created="2026-01-01")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pools() -> Pools:
+    """Ten 'words', each a tone of its own pitch; hiss is speech without any."""
+    rng = np.random.default_rng(0)
+    t = np.arange(2400) / 8000
+    words = [np.sin(2 * np.pi * 250 * 1.3**label * t).astype(np.float32) for label in range(10)]
+    digits = tuple(data.Clip(word * np.hanning(2400).astype(np.float32), n, "tone") for n, word in enumerate(words))
+    hiss = tuple(data.Clip(rng.normal(0, 0.1, 4000).astype(np.float32), BG, "hiss") for _ in range(3))
+    return Pools(digits=digits, synthetic=digits, others=hiss, decoys=hiss, noises=())
+
+
+def needs(corpus: str) -> None:
+    if not (data.folder() / corpus).is_dir():
+        pytest.skip(f"corpus {corpus!r} is not at {data.folder()}")
+
+
+def test_the_filterbank_is_librosas():
+    theirs = librosa.filters.mel(sr=8000, n_fft=256, n_mels=40).T
+    np.testing.assert_array_equal(KeywordLSTM(RECIPE).mel.numpy(), theirs)
+    nearly = augment.filterbank(8000, 256, 40, warp=1.0 + 1e-9)
+    np.testing.assert_allclose(nearly, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_a_warped_filterbank_reads_higher():
+    f = np.arange(129)
+    plain, warped = augment.filterbank(8000, 256, 40), augment.filterbank(8000, 256, 40, 1.1)
+    centres = [(bank * f[:, None]).sum(axis=0)[10:30] / bank.sum(axis=0)[10:30] for bank in (plain, warped)]
+    np.testing.assert_allclose(centres[1] / centres[0], 1.1, rtol=0.02)
+
+
+def test_frames_are_librosas_log_mel():
+    """Left-padded, not centred, in 64-bit on librosa's side: within 1e-4 in log units."""
+    samples = export.trial_signal(3.0).astype(np.float32) / np.float32(32768)
+    model = KeywordLSTM(RECIPE)
+    frontend_frames = score.PowerSpectrum(256, 80).step(samples[None, :, None], {"context": np.zeros((1, 176), "f4")})
+    ours = model.log_mel(torch.from_numpy(frontend_frames[0]))[0].numpy()
+    padded = np.pad(samples.astype(np.float64), (176, 0))
+    power = librosa.feature.melspectrogram(
+        y=padded, sr=8000, n_fft=256, hop_length=80, center=False, n_mels=40, power=2.0, dtype=np.float64
+    )
+    theirs = np.log(np.maximum(power, RECIPE.log_floor)).T
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_the_model_by_steps_is_the_model_by_the_whole():
+    torch.manual_seed(0)
+    model = KeywordLSTM(TINY).eval()
+    power = torch.rand(3, 40, 129)
+    with torch.no_grad():
+        whole, h, c = model(power, *model.initial_state(3))
+        state, parts = model.initial_state(3), []
+        for cut in (power[:, :1], power[:, 1:17], power[:, 17:]):
+            y, *state = model(cut, *state)
+            parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(state[0], h, atol=1e-6, rtol=0)
+    torch.testing.assert_close(state[1], c, atol=1e-6, rtol=0)
+    torch.testing.assert_close(whole.sum(dim=-1), torch.ones(3, 40))
+
+
+def test_targets_leave_the_beginning_open_and_fix_the_decision():
+    recipe = dataclasses.replace(RECIPE, decide_from=0.5, decide_after_frames=10, fade_frames=5)
+    allowed = targets([Word(4, 1600, 4800)], 100, recipe)  # frames 20 to 60
+    both = allowed[:, 4] & allowed[:, BG]
+    assert not allowed[:20, 4].any()
+    assert both[20:40].all()
+    assert (allowed[40:70].sum(axis=1) == 1).all()
+    assert allowed[40:70, 4].all()
+    assert both[70:75].all()
+    assert not allowed[75:, 4].any()
+    assert allowed.any(axis=1).all()
+
+
+def test_targets_of_words_without_a_gap_always_allow_something():
+    words = [Word(1, 0, 1600), Word(2, 1600, 3200), Word(3, 3300, 3800)]
+    allowed = targets(words, 80, RECIPE)
+    assert allowed.any(axis=1).all()
+    for word in words:
+        assert (allowed[:, word.label] & ~allowed[:, BG]).any()
+
+
+def test_a_batch_depends_on_seed_and_index_alone(pools):
+    composer = Composer(pools, TINY)
+    first, _ = composer.batch(3, None)
+    composer.batch(4, None)
+    again, _ = Composer(pools, TINY).batch(3, None)
+    assert first.power.tobytes() == again.power.tobytes()
+    assert first.allowed.tobytes() == again.allowed.tobytes()
+    other, _ = composer.batch(4, None)
+    assert first.power.tobytes() != other.power.tobytes()
+
+
+def test_it_learns(pools, tmp_path):
+    recipe = dataclasses.replace(TINY, passes=5, batches=16, learning_rate=1e-2, average=0.9)
+    learner = train.fit(recipe, pools, pools.digits, tmp_path / "weights.pt", bar=False)
+    losses = [row["loss"] for row in learner.history]
+    assert losses[-1] < 0.7 * losses[0]
+    assert learner.history[-1]["pooled"] > 0.5  # of ten: chance is 0.1
+
+
+def test_a_resumed_run_ends_at_the_same_weights(pools, tmp_path):
+    unbroken = train.fit(TINY, pools, (), tmp_path / "unbroken.pt", bar=False)
+    path = tmp_path / "broken.pt"
+    learner = train.Learner(TINY, Composer(pools, TINY))
+    learner.history.append({"pass": 1.0, "loss": learner.one_pass(0, bar=False)})
+    learner.save(path)
+    torch.rand(5)  # whatever else draws from the global generator in between
+    resumed = train.fit(TINY, pools, (), path, bar=False)
+    assert resumed.steps == unbroken.steps
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in unbroken.history]
+    for name, value in unbroken.average.state_dict().items():
+        assert torch.equal(value, resumed.average.state_dict()[name]), name
+
+
+def test_resuming_another_recipe_is_refused(pools, tmp_path):
+    path = tmp_path / "weights.pt"
+    train.Learner(TINY, Composer(pools, TINY)).save(path)
+    other = dataclasses.replace(TINY, seed=8)
+    with pytest.raises(ConfigError, match="another recipe"):
+        train.Learner(other, Composer(pools, other)).resume(path)
+
+
+def test_an_export_says_what_torch_says(tmp_path):
+    torch.manual_seed(1)
+    model = KeywordLSTM(RECIPE)
+    bundle = export.write(model, export.manifest(RECIPE, RECIPE.head, TOLD), tmp_path / "digits.onnx")
+    assert export.prove(model, bundle) <= export.TOLERANCE
+    assert bundle.manifest.labels == LABELS
+    assert bundle.size_bytes <= export.MAX_BYTES
+
+
+def test_an_export_of_other_weights_is_refused(tmp_path):
+    torch.manual_seed(1)
+    model = KeywordLSTM(RECIPE)
+    bundle = export.write(model, export.manifest(RECIPE, RECIPE.head, TOLD), tmp_path / "digits.onnx")
+    with torch.no_grad():
+        model.lstm.weight_hh_l1[0, 0] += 0.5
+    with pytest.raises(export.Refused, match="apart"):
+        export.prove(model, bundle)
+
+
+def test_an_export_that_is_too_big_leaves_no_file(tmp_path):
+    model = KeywordLSTM(dataclasses.replace(RECIPE, hidden=160))
+    told = export.manifest(dataclasses.replace(RECIPE, hidden=160), RECIPE.head, TOLD)
+    with pytest.raises(export.Refused, match="at most"):
+        export.write(model, told, tmp_path / "digits.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_whose_manifest_lies_leaves_no_file(tmp_path):
+    model = KeywordLSTM(TINY)
+    with pytest.raises(ManifestError):
+        export.write(model, export.manifest(RECIPE, RECIPE.head, TOLD), tmp_path / "digits.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_gets_the_label_of_its_best_event():
+    events = Events(
+        stream=np.array([0, 0, 2]),
+        label=np.array([3, 5, 1]),
+        start_frame=np.array([0, 9, 0]),
+        end_frame=np.array([5, 15, 5]),
+        score=np.array([0.5, 0.9, 0.6], np.float32),
+    )
+    assert score.best(events, 3).tolist() == [5, -1, 1]
+
+
+def test_a_detector_counts_each_word_and_each_event_once():
+    scene = detector.Scene("a", np.zeros(16000, np.float32), (Word(1, 1600, 3200), Word(2, 8000, 9600)))
+    events = Events(
+        stream=np.zeros(4, int),
+        label=np.array([1, 1, 3, 2]),
+        start_frame=np.array([25, 30, 100, 121]),
+        end_frame=np.array([40, 40, 110, 130]),
+        score=np.ones(4, np.float32),
+    )
+    hits = detector.detected(events, scene, 80)
+    assert (hits.right, hits.extra) == (1, 3)
+    np.testing.assert_allclose(hits.overlap, [15 / 20])
+
+
+def test_a_missing_corpus_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("STATEBELT_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match="STATEBELT_DATA"):
+        data.corpus("fsdd")
+
+
+def test_speakers_are_split_whole():
+    needs("fsdd")
+    clips = data.digits(("george",))
+    assert {clip.speaker for clip in clips} == {"george"}
+    assert sorted({clip.label for clip in clips}) == list(range(10))
+
+
+def test_no_arabic_speaker_is_in_both_splits():
+    needs("arabic_commands")
+    folders = [{p.name for p in (data.corpus("arabic_commands") / split).iterdir()} for split in ("train", "val")]
+    assert not folders[0] & folders[1]
