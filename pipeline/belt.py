@@ -6,6 +6,7 @@ keeps, so there is nothing to serialise. Slots are found by name; nothing else o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -39,22 +40,26 @@ class RowLayout:
 
     def __init__(self, fingerprint: bytes, fields: Sequence[Field]) -> None:
         self.fingerprint = np.frombuffer(fingerprint, np.uint8)
-        columns = [*_HEADER, *((f.name, np.dtype(f.dtype).newbyteorder("<").str, f.shape) for f in fields)]
-        offsets, end = [], 0
-        for _, dtype, shape in columns:
-            offsets.append(end)
-            size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
-            end += -(-size // 8) * 8
-        self.header_bytes = offsets[len(_HEADER)] if fields else end
-        self.row_bytes = -(-end // 64) * 64
-        self.dtype = np.dtype(
-            {
-                "names": [name for name, _, _ in columns],
-                "formats": [(dtype, shape) for _, dtype, shape in columns],
-                "offsets": offsets,
-                "itemsize": self.row_bytes,
-            }
-        )
+        columns: list[tuple[str, str, tuple[int, ...]]] = []
+        end = 0
+
+        def pad(to: int) -> None:
+            # numpy copies named fields only: unnamed gaps would carry whatever the memory held before.
+            nonlocal end
+            gap = -end % to
+            if gap:
+                columns.append((f"pad_{end}", "u1", (gap,)))
+                end += gap
+
+        for name, dtype, shape in [*_HEADER, *((f.name, _little(f.dtype), f.shape) for f in fields)]:
+            columns.append((name, dtype, shape))
+            end += np.dtype(dtype).itemsize * math.prod(shape)
+            pad(8)
+            if name == _HEADER[-1][0]:
+                self.header_bytes = end
+        pad(64)
+        self.row_bytes = end
+        self.dtype = np.dtype(columns)
         blank = np.zeros((), self.dtype)
         blank["fingerprint"] = self.fingerprint
         for f in fields:
@@ -87,6 +92,10 @@ class RowLayout:
         if len(stored) == self.header_bytes:
             return stored + self._blank_bytes[self.header_bytes :]
         raise RowCorrupt(f"a row of {len(stored)} bytes, expected {self.row_bytes}; the stream starts afresh")
+
+
+def _little(dtype: str) -> str:
+    return np.dtype(dtype).newbyteorder("<").str
 
 
 class Belt:

@@ -72,7 +72,10 @@ def parse(
         raise ChunkRejected("unknown_field", f"fields {names}; a chunk has stream, seq, data and, at its end, end")
     missing = {b"stream", b"seq", b"data"} - fields.keys()
     if missing:
-        raise ChunkRejected("missing_field", f"no field {', '.join(sorted(m.decode() for m in missing))}")
+        raise ChunkRejected(
+            "missing_field",
+            f"no field {', '.join(sorted(m.decode() for m in missing))}; a chunk has stream, seq and data",
+        )
     stream = _stream(fields[b"stream"])
     if partition_of(stream, partitions) != partition:
         raise ChunkRejected(

@@ -1,0 +1,76 @@
+"""The belt against a dictionary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.belt import ENDED, LIVE, Belt, RowLayout
+from pipeline.component import Field
+from pipeline.errors import ConfigError
+
+LAYOUT = RowLayout(
+    b"0123456789abcdef", [Field("rest", "float32", (3, 1)), Field("model.h", "float32", (5,)), Field("n", "int64", ())]
+)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 12), st.lists(st.lists(st.integers(0, 30), max_size=12, unique=True), max_size=15))
+def test_rows_survive_a_belt_that_is_too_small(capacity: int, batches: list[list[int]]) -> None:
+    """Whatever falls off comes back from where it was committed; a batch's own rows never fall off."""
+    belt, stored, truth = Belt(LAYOUT, capacity), dict[str, bytes](), dict[str, int]()
+    for batch in batches:
+        streams = [f"s{i}" for i in batch[:capacity]]
+        belt.begin(streams)
+        for stream in belt.missing(streams):
+            belt.place(stream, 0, stored.get(stream))
+        slots = belt.slots(streams)
+        assert len(set(slots.tolist())) == len(streams)
+        rows = belt.gather(slots)
+        assert rows["n"].tolist() == [truth.get(stream, 0) for stream in streams]
+        rows["n"] += 1
+        rows["status"] = LIVE
+        belt.scatter(slots, rows)
+        stored |= dict(zip(streams, LAYOUT.dump(rows), strict=True))
+        for stream in streams:
+            truth[stream] = truth.get(stream, 0) + 1
+        assert len(belt) <= capacity
+
+
+def test_dropping_a_partition_forgets_its_rows_only() -> None:
+    belt = Belt(LAYOUT, 8)
+    belt.begin(["a", "b", "c"])
+    for stream, partition in (("a", 0), ("b", 1), ("c", 0)):
+        belt.place(stream, partition, None)
+    assert belt.drop_partition(0) == 2
+    assert belt.missing(["a", "b", "c"]) == ["a", "c"]
+
+
+def test_a_slot_keeps_nothing_of_its_last_tenant() -> None:
+    belt = Belt(LAYOUT, 1)
+    belt.begin(["a"])
+    belt.place("a", 0, None)
+    belt.rows.view(np.uint8)[:] = 255
+    belt.drop_partition(0)
+    belt.begin(["b"])
+    belt.place("b", 0, None)
+    assert belt.gather(belt.slots(["b"])).tobytes() == LAYOUT.blank.tobytes()
+
+
+def test_a_tombstone_is_small() -> None:
+    rows = np.repeat(np.array([LAYOUT.blank]), 2)
+    rows["status"] = [LIVE, ENDED]
+    rows["next_seq"] = 7
+    live, ended = LAYOUT.dump(rows)
+    assert len(ended) == LAYOUT.header_bytes < len(live) == LAYOUT.row_bytes
+    row = np.frombuffer(LAYOUT.parse(ended), LAYOUT.dtype)[0]
+    assert (int(row["next_seq"]), int(row["status"])) == (7, ENDED)
+
+
+def test_a_batch_larger_than_the_belt_is_refused() -> None:
+    with pytest.raises(ConfigError, match="enlarge the belt"):
+        Belt(LAYOUT, 2).begin(["a", "b", "c"])
+    with pytest.raises(ConfigError):
+        Belt(LAYOUT, 0)

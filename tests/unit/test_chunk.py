@@ -1,0 +1,84 @@
+"""Entries at the door: what is a chunk, and by which reason the rest is rejected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.broker.keys import partition_of
+from pipeline.chunk import parse
+from pipeline.errors import ChunkRejected
+from pipeline.manifest import InputSpec
+
+AUDIO = InputSpec(sample_rate_hz=8000)
+SENSOR = InputSpec(sample_rate_hz=50, channels=3, sample_type="float32")
+GOOD = {b"stream": b"s", b"seq": b"7", b"data": b"\x01\x00\xff\xff"}
+NAN = np.array([[1, 2, np.nan]], "<f4").tobytes()
+INF = np.array([[1, -np.inf, 2]], "<f4").tobytes()
+
+
+def test_a_chunk() -> None:
+    chunk = parse(b"1700-3", {**GOOD, b"end": b"1"}, AUDIO, partition=0, partitions=1)
+    assert (chunk.ms, chunk.stream, chunk.seq, chunk.end) == (1700, "s", 7, True)
+    assert chunk.samples.tolist() == [[1], [-1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "spec"),
+    [
+        ({b"extra": b"1"}, "unknown_field", AUDIO),
+        ({b"data": None}, "missing_field", AUDIO),
+        ({b"stream": None}, "missing_field", AUDIO),
+        ({b"seq": None}, "missing_field", AUDIO),
+        ({b"stream": b""}, "bad_stream", AUDIO),
+        ({b"stream": b"\xff\xfe"}, "bad_stream", AUDIO),
+        ({b"stream": b"x" * 201}, "bad_stream", AUDIO),
+        ({b"stream": b"a{b}"}, "bad_stream", AUDIO),
+        ({b"stream": b"a\nb"}, "bad_stream", AUDIO),
+        ({b"seq": b"-1"}, "bad_seq", AUDIO),
+        ({b"seq": b"1.5"}, "bad_seq", AUDIO),
+        ({b"seq": b"9" * 30}, "bad_seq", AUDIO),
+        ({b"seq": "²".encode()}, "bad_seq", AUDIO),
+        ({b"end": b"yes"}, "bad_end", AUDIO),
+        ({b"data": b"123"}, "wrong_size", AUDIO),
+        ({b"data": b"1" * 8}, "wrong_size", SENSOR),
+        ({b"data": b"0" * 1_000_002}, "oversize", AUDIO),
+        ({b"data": NAN}, "not_finite", SENSOR),
+        ({b"data": INF}, "not_finite", SENSOR),
+    ],
+)
+def test_what_is_rejected(change: dict[bytes, bytes | None], reason: str, spec: InputSpec) -> None:
+    fields = {name: value for name, value in {**GOOD, **change}.items() if value is not None}
+    with pytest.raises(ChunkRejected) as rejected:
+        parse(b"1-0", fields, spec, partition=0, partitions=1, max_chunk_bytes=1_000_000)
+    assert rejected.value.reason == reason
+    assert len(str(rejected.value)) > 20
+
+
+def test_a_stream_in_a_foreign_partition() -> None:
+    at = partition_of("s", 8)
+    with pytest.raises(ChunkRejected, match="belongs to partition") as rejected:
+        parse(b"1-0", GOOD, AUDIO, partition=(at + 1) % 8, partitions=8)
+    assert rejected.value.reason == "wrong_partition"
+    assert parse(b"1-0", GOOD, AUDIO, partition=at, partitions=8).stream == "s"
+
+
+def test_no_samples_are_a_chunk() -> None:
+    assert parse(b"1-0", {**GOOD, b"data": b""}, AUDIO, partition=0, partitions=1).samples.shape == (0, 1)
+
+
+@given(
+    st.dictionaries(
+        st.one_of(st.sampled_from([b"stream", b"seq", b"data", b"end"]), st.binary(max_size=5)),
+        st.one_of(st.binary(max_size=40), st.integers(-5, 2**70).map(lambda n: str(n).encode())),
+        max_size=6,
+    )
+)
+def test_any_entry_is_a_chunk_or_rejected(fields: dict[bytes, bytes]) -> None:
+    try:
+        chunk = parse(b"1-0", fields, SENSOR, partition=0, partitions=1)
+    except ChunkRejected:
+        return
+    assert chunk.samples.tobytes() == fields[b"data"]
