@@ -1,0 +1,24 @@
+"""The command line. One command, one module; heavy imports happen inside the commands, so that `--help` is quick.
+
+Exit status: 0 done, 1 it went wrong on the way (no Redis, say), 2 a mistake in what was asked (flags, files,
+bundles, settings), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Read once, when numpy is imported: one thread a process, cores are used by more processes (DESIGN section 3).
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+
+def main() -> None:
+    """What `statebelt` runs."""
+    try:
+        from pipeline.cli.app import app
+
+        app()
+    except KeyboardInterrupt:  # while importing; later ones are the app's
+        sys.exit(130)

@@ -1,0 +1,43 @@
+"""How the command line speaks: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from pipeline.errors import AudioError, ConfigError, ManifestError
+
+out = Console()
+err = Console(stderr=True)
+
+
+def emit(record: object) -> None:
+    """One JSON line on standard output, at once."""
+    sys.stdout.write(json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def say_error(message: str) -> None:
+    """One red sentence."""
+    err.print(Text(f"error: {message}", style="red"), soft_wrap=True)
+
+
+def say_warning(message: str) -> None:
+    """One yellow sentence."""
+    err.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+
+
+def exit_status(error: Exception) -> int:
+    """2 for a mistake in what was asked, 1 for what went wrong on the way."""
+    return 2 if isinstance(error, (ConfigError, ManifestError, AudioError)) else 1
+
+
+def examples(*lines: tuple[str, str]) -> str:
+    """The epilog of a command's help: what it does, and what one types for it."""
+    return "[bold]Examples[/]\n" + "\n".join(
+        f"[dim]  # {escape(what)}[/]\n  [cyan]{escape(command)}[/]" for command, what in lines
+    )

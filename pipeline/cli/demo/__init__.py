@@ -1,0 +1,1 @@
+"""`statebelt demo`: everything at once, on one machine, for one look."""

@@ -1,0 +1,102 @@
+"""`statebelt run`: a bundle over recordings, without Redis."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.console import emit, examples, out, say_error
+
+if TYPE_CHECKING:
+    from pipeline.component import Array
+
+EXAMPLES = examples(
+    ("statebelt run digits talk.wav", "what is said in it"),
+    ("statebelt run digits calls/ --json", 'one line a file: {"file","seconds","events":[...]}'),
+    ("statebelt run digits talk.wav --chunk-ms 20", "in chunks: the same bytes"),
+    ("statebelt run digits a.wav b.wav --scores s.npz", 'np.load("s.npz")["a.wav"] is [T, C]'),
+)
+
+
+def run(
+    bundle: Annotated[str, typer.Argument(help="A bundle's path, or the name of a shipped one.")],
+    files: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.")],
+    chunk_ms: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Feed it in chunks of this length.", show_default="the whole file at once"),
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Write every file's frame scores, under its path, to this .npz file.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run a bundle over recordings without Redis: the same components, the same bytes.
+
+    A file that cannot be read is reported, the others go on, and the exit status is 2.
+    """
+    from dataclasses import asdict
+
+    from rich.markup import escape
+
+    from pipeline import audio
+    from pipeline.bundle import load
+    from pipeline.cli.playback import chunk_samples
+    from pipeline.errors import AudioError, ConfigError
+    from pipeline.offline import run as run_one
+
+    opened = load(bundle)
+    spec = opened.manifest.input
+    step = None if chunk_ms is None else chunk_samples(chunk_ms, spec.sample_rate_hz)
+    failed = False
+    with _score_file(scores) as keep:
+        for path in audio.recordings(files):
+            try:
+                done = run_one(opened, audio.read(path, spec), chunk_samples=step)
+            except (AudioError, ConfigError) as error:
+                say_error(str(error) if str(path) in str(error) else f"{path}: {error}")
+                failed = True
+                continue
+            if keep is not None:
+                _add(keep, str(path), done.scores)
+            if as_json:
+                events = [asdict(event) for event in done.events]
+                emit({"file": str(path), "seconds": done.seconds, "events": events})
+                continue
+            out.print(f"[cyan]{escape(str(path))}[/]  {done.seconds:.2f} s", highlight=False)
+            for event in done.events:
+                span = f"{event.start_s:8.2f} - {event.end_s:7.2f} s"
+                out.print(f"{span}  [bold]{escape(event.label)}[/]  {event.score:.2f}", highlight=False)
+    if failed:
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _score_file(path: Path | None) -> Iterator[zipfile.ZipFile | None]:
+    from pipeline.errors import ConfigError
+
+    if path is None:
+        yield None
+        return
+    try:
+        archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+    except OSError as error:
+        raise ConfigError(f"--scores {path}: cannot be written: {error.strerror}") from None
+    with archive:
+        yield archive
+
+
+def _add(archive: zipfile.ZipFile, name: str, scores: Array) -> None:
+    """One array, as `np.load(archive)[name]` finds it. (`np.savez` takes no array named `file`.)"""
+    import numpy as np
+
+    member = zipfile.ZipInfo(f"{name}.npy")  # its date is fixed: equal scores make equal bytes
+    if member.filename in archive.NameToInfo:
+        return  # the same file, given twice
+    with archive.open(member, "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(scores), allow_pickle=False)

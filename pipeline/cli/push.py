@@ -1,0 +1,221 @@
+"""`statebelt push`: recordings, or raw PCM from standard input, into a topic."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.console import emit, err, examples, out, say_error
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from pipeline.cli.playback import Recording
+    from pipeline.manifest import InputSpec
+    from pipeline.producer import Producer
+    from pipeline.settings import Settings
+
+EXAMPLES = examples(
+    ("statebelt push talk.wav --pace realtime", "as if it were spoken now"),
+    ("statebelt push calls/", "every recording below calls/, each a stream, as fast as they are taken"),
+    ("arecord -f S16_LE -r 8000 -t raw | statebelt push - --stream mic", "a microphone"),
+)
+
+_DEFAULT_RATE_HZ = 8000.0
+_FILES_AT_ONCE = 64
+"""Recordings held in memory when they go out as fast as possible."""
+
+
+class Pace(StrEnum):
+    """How fast samples go out."""
+
+    REALTIME = "realtime"
+    FAST = "fast"
+
+
+class SampleType(StrEnum):
+    """What a new topic carries."""
+
+    INT16 = "int16"
+    FLOAT32 = "float32"
+
+
+def push(
+    files: Annotated[list[Path], typer.Argument(help="Recordings, folders of them, or - for raw PCM on stdin.")],
+    topic: options.Topic = None,
+    stream: Annotated[
+        str | None, typer.Option(help="The stream's name (one file only).", show_default="the file's name")
+    ] = None,
+    pace: Annotated[
+        Pace, typer.Option(help="realtime: all files at once, each as long as it lasts. fast: as fast as possible.")
+    ] = Pace.FAST,
+    chunk_ms: Annotated[float, typer.Option(min=0.01, help="Length of a chunk.")] = 100.0,
+    end: Annotated[bool, typer.Option("--end/--no-end", help="Whether a stream ends with its file.")] = True,
+    rate: Annotated[
+        float | None, typer.Option(min=1, help="Rate of a topic that is created, in Hz.", show_default="8000")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="Channels of a topic that is created.", show_default="1")
+    ] = None,
+    sample_type: Annotated[
+        SampleType | None, typer.Option(help="Sample type of a topic that is created.", show_default="int16")
+    ] = None,
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Push recordings of any format into a topic; they are resampled to what the topic carries.
+
+    Raw PCM on standard input must already be what the topic carries, little-endian.
+    """
+    from pipeline.errors import ConfigError
+    from pipeline.settings import load_settings
+
+    stdin = [str(path) for path in files] == ["-"]
+    if not stdin and any(str(path) == "-" for path in files):
+        raise ConfigError("- (standard input) stands alone; push files with another command")
+    given = load_settings(topic=topic, url=url)
+    with _open(given, rate, channels, sample_type.value if sample_type else None) as producer:
+        if stdin:
+            _push_stdin(producer, stream or "stdin", pace, chunk_ms, end, as_json)
+        else:
+            _push_files(producer, files, stream, pace, chunk_ms, end, as_json)
+
+
+def _open(
+    given: Settings, rate: float | None, channels: int | None, sample_type: Literal["int16", "float32"] | None
+) -> Producer:
+    """A producer for the topic as it is, or as the flags and defaults say when it has yet to be created."""
+    from pipeline.broker.connection import connect
+    from pipeline.broker.topic import describe
+    from pipeline.cli.reach import reach
+    from pipeline.producer import Producer
+
+    url = reach(given)
+    with closing(connect(url)) as client:
+        found = describe(client, given.topic)
+    if found:
+        rate = rate or found.sample_rate_hz
+        channels = channels or found.channels
+        sample_type = sample_type or found.sample_type
+    return Producer(
+        given.topic,
+        url=url,
+        sample_rate_hz=rate or _DEFAULT_RATE_HZ,
+        channels=channels or 1,
+        sample_type=sample_type or "int16",
+        partitions=None if found else given.partitions,
+        max_backlog=given.max_backlog,
+    )
+
+
+def _push_files(
+    producer: Producer, files: list[Path], stream: str | None, pace: Pace, chunk_ms: float, end: bool, as_json: bool
+) -> None:
+    from pipeline import audio
+    from pipeline.cli.playback import chunk_samples, paced, rounds, stream_names
+    from pipeline.errors import ConfigError
+
+    paths = audio.recordings(files)
+    if stream is not None and len(paths) > 1:
+        raise ConfigError(f"--stream names one stream, but there are {len(paths)} recordings; leave it out")
+    names = [stream] if stream is not None else stream_names(paths)
+    rate_hz = producer.spec.sample_rate_hz
+    step = chunk_samples(chunk_ms, rate_hz)
+    at_once = len(paths) if pace is Pace.REALTIME else _FILES_AT_ONCE
+    began_s, pushed, seconds, unreadable = time.monotonic(), 0, 0.0, 0
+    with _progress(as_json) as bar:
+        job = bar.add_task("pushing", total=None)
+        total = 0.0
+        for cut in range(0, len(paths), at_once):
+            group = _read(paths[cut : cut + at_once], names[cut : cut + at_once], producer.spec)
+            unreadable += len(paths[cut : cut + at_once]) - len(group)
+            total += sum(len(recording.samples) for recording in group) / rate_hz
+            bar.update(job, total=total)
+            parts = rounds(group, step, end=end)
+            last = dict.fromkeys((recording.stream for recording in group), 0)
+            for part in paced(parts, rate_hz) if pace is Pace.REALTIME else parts:
+                last.update(zip((item[0] for item in part.items), producer.push_many(part.items), strict=True))
+                bar.advance(job, sum(len(samples) for _, samples, _ in part.items) / rate_hz)
+            pushed += len(group)
+            seconds += sum(len(recording.samples) for recording in group) / rate_hz
+            for recording in group if as_json else ():
+                _report(producer, recording.stream, len(recording.samples), step, last[recording.stream], recording)
+    if not as_json:
+        out.print(
+            f"pushed {pushed} recording{'s' * (pushed != 1)}, {seconds:.1f} s of signal, to topic "
+            f"{producer.topic!r} in {time.monotonic() - began_s:.1f} s",
+            highlight=False,
+        )
+    if unreadable:
+        raise typer.Exit(2)
+
+
+def _read(paths: list[Path], names: list[str], spec: InputSpec) -> list[Recording]:
+    """The readable ones; each of the others is reported and left out."""
+    from pipeline import audio
+    from pipeline.cli.playback import Recording
+    from pipeline.errors import AudioError
+
+    found = []
+    for path, name in zip(paths, names, strict=True):
+        try:
+            found.append(Recording(name, path, audio.read(path, spec)))
+        except AudioError as error:
+            say_error(str(error))
+    return found
+
+
+def _push_stdin(producer: Producer, stream: str, pace: Pace, chunk_ms: float, end: bool, as_json: bool) -> None:
+    from pipeline import audio
+    from pipeline.cli.playback import chunk_samples, sleep_until
+
+    rate_hz = producer.spec.sample_rate_hz
+    step = chunk_samples(chunk_ms, rate_hz)
+    began_s, samples, last = time.monotonic(), 0, 0
+    try:
+        with _progress(as_json) as bar:
+            job = bar.add_task("pushing", total=None)
+            for chunk in audio.pcm(sys.stdin.buffer, producer.spec, step):
+                samples += len(chunk)
+                if pace is Pace.REALTIME:
+                    sleep_until(began_s + samples / rate_hz)
+                last = producer.push(stream, chunk)
+                bar.advance(job, len(chunk) / rate_hz)
+    finally:  # also when it was interrupted: what was said so far is decided
+        if end:
+            last = producer.end(stream)
+    if as_json:
+        _report(producer, stream, samples, step, last, None)
+    else:
+        out.print(
+            f"pushed {samples / rate_hz:.1f} s of signal to stream {stream!r} of topic {producer.topic!r}",
+            highlight=False,
+        )
+
+
+def _report(producer: Producer, stream: str, samples: int, step: int, last: int, recording: Recording | None) -> None:
+    record: dict[str, object] = {
+        "topic": producer.topic,
+        "stream": stream,
+        "seconds": samples / producer.spec.sample_rate_hz,
+        "chunks": max(1, -(-samples // step)),
+        "last_seq": last,
+    }
+    emit(({"file": str(recording.path)} if recording else {}) | record)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f} s"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
+        yield bar

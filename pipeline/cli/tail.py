@@ -1,0 +1,110 @@
+"""`statebelt tail`: results as they come."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.console import emit, examples, out, say_warning
+
+if TYPE_CHECKING:
+    from pipeline.consumer import Consumer, Result
+
+EXAMPLES = examples(
+    ("statebelt tail", "every stream, from now on"),
+    ("statebelt tail --stream talk --from-beginning --until-end", "one stream, whole, then exit"),
+    ("statebelt tail --json | jq -c '.events[]'", "for machines"),
+)
+
+_AWAY_S = 0.5
+
+
+def tail(
+    topic: options.Topic = None,
+    group: options.Group = None,
+    stream: Annotated[
+        str | None, typer.Option(help="Only this stream.", show_default="all streams of the topic")
+    ] = None,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="From the oldest result kept.")] = False,
+    until_end: Annotated[bool, typer.Option("--until-end", help="Exit when the named stream has ended.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Exit after so long.", show_default="run until Ctrl-C")
+    ] = None,
+    url: options.Url = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show results as they come.
+
+    One line each: when in its stream, which stream, what, how sure.
+    """
+    from pipeline.cli.reach import reach
+    from pipeline.consumer import Consumer
+    from pipeline.errors import ConfigError
+    from pipeline.settings import load_settings
+
+    if until_end and stream is None:
+        raise ConfigError("--until-end waits for the end of one stream: name it with --stream")
+    given = load_settings(topic=topic, group=group, url=url)
+    start: Literal["beginning", "now"] = "beginning" if from_beginning else "now"
+    deadline_s = None if seconds is None else time.monotonic() + seconds
+    with Consumer(given.topic, given.group, url=reach(given), start=start, stream=stream) as consumer:
+        consumer.open()
+        while deadline_s is None or time.monotonic() < deadline_s:
+            for result in _read(consumer, 0.5 if deadline_s is None else min(0.5, deadline_s - time.monotonic())):
+                if as_json:
+                    emit(as_record(result))
+                else:
+                    show(result)
+                if until_end and result.end:
+                    return
+
+
+def _read(consumer: Consumer, timeout_s: float) -> list[Result]:
+    """What came; while Redis is away, nothing: reading goes on where it stood."""
+    from pipeline.errors import BrokerUnavailable
+
+    try:
+        return consumer.read(timeout_s=max(0.0, timeout_s))
+    except BrokerUnavailable as error:
+        say_warning(f"{error} Waiting for it; nothing is skipped.")
+        time.sleep(_AWAY_S)
+        return []
+
+
+def as_record(result: Result) -> dict[str, object]:
+    """A result as JSON shows it."""
+    from dataclasses import asdict
+
+    record: dict[str, object] = {
+        "id": result.id,
+        "partition": result.partition,
+        "stream": result.stream,
+        "seq": result.seq,
+        "events": [asdict(event) for event in result.events],
+        "end": result.end,
+        "notes": result.notes,
+    }
+    if result.scores is not None:
+        record["scores"] = result.scores.tolist()
+    return record
+
+
+def show(result: Result) -> None:
+    """A result's lines for people."""
+    from rich.markup import escape
+
+    name = escape(result.stream)
+    for event in result.events:
+        span = f"{event.start_s:8.2f} - {event.end_s:7.2f} s"
+        out.print(f"{span}  [cyan]{name}[/]  [bold]{escape(event.label)}[/]  {event.score:.2f}", highlight=False)
+    if result.scores is not None and len(result.scores):
+        out.print(f"{'':20}  [cyan]{name}[/]  {len(result.scores)} frames of scores", highlight=False)
+    for note in result.notes:
+        about = ", ".join(f"{key} {value}" for key, value in note.items() if key != "kind")
+        said = escape(f"{note['kind']} {about}".strip())
+        out.print(f"{'':20}  [cyan]{name}[/]  [yellow]{said}[/]", highlight=False)
+    if result.end:
+        out.print(f"{'':20}  [cyan]{name}[/]  [dim]end[/]", highlight=False)
