@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,14 @@ class Effects:
     results: list[tuple[bytes, Fields]]
     dead: list[tuple[bytes, Fields]]
     rows: list[tuple[str, bytes, int]]
+
+
+class Happening(NamedTuple):
+    """Something out of the ordinary: `rejected`, or the kind of a note."""
+
+    kind: str
+    stream: str
+    facts: dict[str, object]
 
 
 class Task:
@@ -101,6 +109,18 @@ class Task:
         ttl = np.where(rows["status"] == ENDED, 2 * self.policy.tombstone_ms, 2 * self.policy.idle_ms).tolist()
         kept = list(zip(streams, belt.layout.dump(rows), ttl, strict=True))
         return Effects(self._offset, self._entries, results, dead, kept)
+
+    def happenings(self) -> list[Happening]:
+        """What a person should hear of this batch: of each kind one stream as an example, and how many there were."""
+        found: dict[str, list[tuple[str, Mapping[str, object]]]] = {}
+        for rejection in self._rejections:
+            stream = rejection.fields.get(b"stream", b"").decode(errors="replace")
+            found.setdefault("rejected", []).append((stream, {"reason": rejection.reason, "why": rejection.message}))
+        for chunk in self.chunks:
+            for note in chunk.notes:
+                facts = {name: value for name, value in note.items() if name != "kind"}
+                found.setdefault(str(note["kind"]), []).append((chunk.stream, facts))
+        return [Happening(kind, of[0][0], {**of[0][1], "count": len(of)}) for kind, of in found.items()]
 
     def _result(self, chunk: Chunk) -> Fields | None:
         output = chunk.output

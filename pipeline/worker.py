@@ -247,12 +247,11 @@ class Worker:
             pending = [pair for pair in again if pair[0].lease.keys.partition in self._owned]
 
     def _count(self, owned: _Owned) -> None:
-        counted = owned.task.counts
-        for reason in ("rejected", "gap", "expired", "broken", "row_corrupt"):
-            if counted[reason]:
-                self._log.warning(reason, partition=owned.lease.keys.partition, count=counted[reason])
-        self.counts.update(counted)
-        counted.clear()
+        partition = owned.lease.keys.partition
+        for happening in owned.task.happenings():
+            self._log.warning(happening.kind, partition=partition, stream=happening.stream, **happening.facts)
+        self.counts.update(owned.task.counts)
+        owned.task.counts.clear()
 
     # -- upkeep
 
