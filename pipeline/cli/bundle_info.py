@@ -26,7 +26,8 @@ def inspect(
 ) -> None:
     """Show what is in a bundle.
 
-    Its manifest, the state it carries, sizes, where it comes from, how good it was measured to be. Opening it checks it: what does not fit its own manifest is refused, with exit status 2.
+    Its manifest, the state it carries, sizes, where it comes from, how good it was measured to be. Opening it
+    checks it: what does not fit its own manifest is refused, with exit status 2.
     """
     from pipeline.batcher import Batcher
     from pipeline.bundle import load

@@ -78,7 +78,8 @@ def worker(
 ) -> None:
     """Run a bundle over a topic's streams, until Ctrl-C or SIGTERM.
 
-    Both finish the batch and commit. It may as well be killed at any moment: whoever takes its partitions over goes on where the last commit stands.
+    Both finish the batch and commit. It may as well be killed at any moment: whoever takes its partitions over goes
+    on where the last commit stands.
     """
     from pipeline.cli.reach import reach
     from pipeline.logs import configure

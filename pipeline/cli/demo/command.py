@@ -34,7 +34,7 @@ RECORDING = Path(__file__).resolve().parents[2] / "recordings" / "digits.flac"
 def demo(
     inputs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[INPUT]...", help="Recordings, or folders of them.", show_default="digits.flac"),
+        typer.Argument(metavar="INPUT", help="Recordings, or folders of them.", show_default="digits.flac"),
     ] = None,
     bundle: Annotated[str, typer.Option(help="A bundle's path, or the name of a shipped one.")] = "digits",
     chunk_ms: Annotated[float, typer.Option(min=1, help="Length of a chunk.")] = 100.0,
@@ -45,8 +45,8 @@ def demo(
 ) -> None:
     """See it work: a server, a worker and a speaker; words appear as they are spoken.
 
-    Exit status 0 only if what was said was recognised. Recordings with no truth beside them (a .json of the same
-    name, {"words": [{"word": "seven"}, ...]}) count once they were processed to their end.
+    Exit status 0 only if what was said was recognised. What was said stands beside a recording, in a .json of its
+    name: {"words": [{"word": "seven"}, ...]}. A recording without one counts once it was processed to its end.
     """
     from pipeline import audio
     from pipeline.bundle import load

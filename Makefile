@@ -1,0 +1,74 @@
+# statebelt: every command that the README names. pip and venv only; run twice, the second time is fast.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+
+# Where torch comes from, and torch alone: set it to an index of CPU-only wheels to save a few gigabytes.
+TORCH_INDEX ?=
+# What `make demo` plays: a recording, or a folder of them.
+INPUT ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint typecheck train evaluate export bench soak redis worker clean
+
+help: ## show this list
+	@echo "make TARGET, one of:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(VENV)/.runtime ## a virtual environment with the runtime alone (no torch, no librosa)
+
+demo: setup ## see it work: words appear as they are spoken (INPUT=file or folder for your own)
+	@$(BIN)/statebelt demo $(if $(INPUT),"$(INPUT)")
+
+test: $(VENV)/.everything ## all tests but the slow ones, with coverage of pipeline
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" --cov=pipeline --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+lint: $(VENV)/.everything typecheck ## ruff (rules and format), then mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.everything ## mypy, strict
+	$(BIN)/mypy
+
+train: $(VENV)/.everything ## train the digits model (about ten minutes; goes on where it was stopped)
+	$(BIN)/python -m training.train
+
+evaluate: $(VENV)/.everything ## leave-one-speaker-out accuracy and the detector's curve, by forward and by step
+	$(BIN)/python -m training.evaluate
+
+export: $(VENV)/.everything ## weights to pipeline/bundles/digits.onnx, proven equal to torch
+	$(BIN)/python -m training.export
+
+bench: $(VENV)/.everything ## how fast it is on this machine
+	$(BIN)/python -m tests.bench
+
+soak: $(VENV)/.everything ## 200 streams at real-time pace for five minutes
+	$(BIN)/python -m tests.bench.soak
+
+redis: setup ## a server of your own in the foreground, data in .statebelt/redis
+	@$(BIN)/statebelt redis
+
+worker: setup ## a worker with the shipped bundle
+	@$(BIN)/statebelt worker
+
+clean: ## remove the virtual environment, caches and build output (not runs/, not .statebelt/)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "statebelt needs Python 3.11 or later; got '$(PYTHON)'. Say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/.everything: pyproject.toml $(VENV)/.runtime
+	$(PIP) install -q $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
+	$(PIP) install -q -e '.[training,test]'
+	@touch $@
