@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -76,6 +77,10 @@ def _pids(text: bytes) -> list[int]:
 
 
 def _alive(pid: int) -> bool:
+    # A killed process that nobody has collected yet still has its pid.
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
+            return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -198,6 +198,22 @@ def test_a_log_that_lost_its_tail_is_noticed(client: redis.Redis, keys: Keys, gr
     assert everything(client) == stored
 
 
+def test_an_emptied_log_that_lost_its_tail_is_noticed(client: redis.Redis, keys: Keys, granted: Granted) -> None:
+    client.xtrim(keys.log, maxlen=0, approximate=False)
+    with pytest.raises(Fenced, match="lost its tail"):
+        commit(client, granted.lease, Commit(b"0-0", b"12-0", 12))
+    assert commit(client, granted.lease, FIRST) is False  # what lies before its last id was trimmed, not lost
+
+
+def test_a_result_of_a_chunk_before_the_offset_is_refused(client: redis.Redis, keys: Keys, granted: Granted) -> None:
+    commit(client, granted.lease, Commit(b"0-0", b"4-0", 4))
+    for kind in ("results", "dead"):
+        late = Commit(b"4-0", b"6-0", 6, **{kind: [(b"4-0", {b"a": b"b"})]})  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="does not rise above 4-0"):
+            commit(client, granted.lease, late)
+    assert not client.exists(keys.out, keys.dead)
+
+
 def test_chunks_dropped_unread_after_the_read_do_not_fence(client: redis.Redis, keys: Keys, granted: Granted) -> None:
     client.xtrim(keys.log, minid="6-0", approximate=False)
     assert commit(client, granted.lease, FIRST) is False

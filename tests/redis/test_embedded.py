@@ -136,6 +136,17 @@ def test_a_successor_waits_for_an_orphan_to_leave(folder: Path, parent: tuple[su
         assert client.get("a") == b"b"
 
 
+def test_a_killed_supervisor_counts_as_dead_before_it_is_collected(
+    folder: Path, parent: tuple[subprocess.Popen[str], int]
+) -> None:
+    process, _ = parent
+    process.send_signal(signal.SIGKILL)
+    while not gone(process.pid):  # a zombie: nobody waited for it
+        pass
+    with EmbeddedServer(folder) as server:
+        assert server.running
+
+
 def test_a_second_user_is_refused_and_told_who(folder: Path, parent: tuple[subprocess.Popen[str], int]) -> None:
     process, server_pid = parent
     with pytest.raises(ConfigError, match=rf"in use by process {process.pid} \(its server: {server_pid}\)"):
