@@ -1,7 +1,8 @@
 """Connections that never repeat a write behind our back, and what their errors mean.
 
-redis-py's defaults are wrong for a log in two ways. It retries ten times, and an XADD whose reply was lost is then
-stored again; here nothing is retried, the caller decides. Its socket timeout can be shorter than a blocking read;
+redis-py's defaults are wrong for a log in two ways. Made with `Redis(...)` (though not with
+`from_url`) it retries ten times, and an XADD whose reply was lost is then stored again; here nothing is retried, the
+caller decides. Its socket timeout can be shorter than a blocking read;
 here the reader checks one against the other.
 """
 

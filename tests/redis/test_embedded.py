@@ -91,6 +91,7 @@ def test_a_folder_that_others_may_enter_is_closed_to_them(folder: Path) -> None:
 def test_data_survives_a_clean_end(folder: Path) -> None:
     with EmbeddedServer(folder) as server, connect(server.url) as client:
         client.set("a", "b")
+    assert "SIGTERM" in (folder / "server.log").read_text()  # asked to go, not killed
     with EmbeddedServer(folder) as server, connect(server.url) as client:
         assert client.get("a") == b"b"
 
