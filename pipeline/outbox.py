@@ -6,7 +6,7 @@ be stored: push the same samples again after a failure, and they go out under th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +40,13 @@ class Outbox:
         self._chunk_samples = max(1, max_chunk_bytes // self._sample_bytes)
         self._streams: dict[str, _Stream] = {}
 
-    def knows(self, stream: str) -> bool:
-        """Whether the stream has a number to go on from."""
-        return stream in self._streams
+    def new(self, streams: Iterable[str]) -> list[str]:
+        """Those of `streams` that have no number to go on from. Raises ChunkRejected: `bad_stream`."""
+        return [stream for stream in streams if check_stream(stream) not in self._streams]
 
-    def begin(self, stream: str, seq: int) -> None:
-        """The next chunk of `stream` is number `seq`."""
-        self._streams[check_stream(stream)] = _Stream(seq, [])
+    def begin(self, streams: Iterable[str], seq: int) -> None:
+        """The next chunk of each of `streams` is number `seq`."""
+        self._streams.update({stream: _Stream(seq, []) for stream in streams})
 
     def pack(self, stream: str, samples: Array, end: bool) -> list[Pushed]:
         """Samples to numbered chunks. Nothing is settled until `stored`, so a repeat gets the same numbers.

@@ -84,6 +84,9 @@ class _Base:
     def _connect(self) -> None:
         raise TypeError("use Producer or AsyncProducer")
 
+    def _late(self, since_s: float) -> bool:
+        return time.monotonic() - since_s > self._timeout_s
+
     def _pack(self, items: Sequence[Item]) -> list[list[Pushed]]:
         names = [stream for stream, _, _ in items]
         if len(set(names)) < len(names):
@@ -92,7 +95,7 @@ class _Base:
 
     def _after(self, error: BrokerUnavailable | BacklogFull, chunks: list[Pushed], since_s: float) -> list[Pushed]:
         """What to send again after a failure; raises when it is time to tell the caller."""
-        late = time.monotonic() - since_s > self._timeout_s
+        late = self._late(since_s)
         if isinstance(error, AppendFull):
             again = [chunks[i] for i in error.refused]
             give_up = self._when_full == "refuse" or late
@@ -153,12 +156,16 @@ class Producer(_Base):
 
     def push_many(self, items: Sequence[Item]) -> list[int]:
         """Push to many streams (each at most once) in one round trip. Returns the last seq of each."""
-        for stream, _, _ in items:
-            if not self._outbox.knows(stream):
-                self._outbox.begin(stream, self._server_time_us())
+        since_s = time.monotonic()
+        while new := self._outbox.new(stream for stream, _, _ in items):
+            try:
+                self._outbox.begin(new, self._server_time_us())
+            except BrokerUnavailable:
+                if self._late(since_s):
+                    raise
+                time.sleep(_WAIT_S)
         packed = self._pack(items)
         chunks = [chunk for part in packed for chunk in part]
-        since_s = time.monotonic()
         while chunks:
             try:
                 self._appender.append(chunks)
@@ -215,12 +222,16 @@ class AsyncProducer(_Base):
 
     async def push_many(self, items: Sequence[Item]) -> list[int]:
         """As `Producer.push_many`."""
-        for stream, _, _ in items:
-            if not self._outbox.knows(stream):
-                self._outbox.begin(stream, await self._server_time_us())
+        since_s = time.monotonic()
+        while new := self._outbox.new(stream for stream, _, _ in items):
+            try:
+                self._outbox.begin(new, await self._server_time_us())
+            except BrokerUnavailable:
+                if self._late(since_s):
+                    raise
+                await asyncio.sleep(_WAIT_S)
         packed = self._pack(items)
         chunks = [chunk for part in packed for chunk in part]
-        since_s = time.monotonic()
         while chunks:
             try:
                 await self._appender.append(chunks)
