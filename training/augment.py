@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 import librosa
 import numpy as np
+import scipy.fft
 import scipy.signal
 import soxr
 from numpy.typing import NDArray
@@ -30,6 +32,14 @@ def level(x: Samples, rms_db: float) -> Samples:
     return x if rms < 1e-7 else (x * np.float32(decibels(rms_db) / rms)).astype(np.float32)
 
 
+def trimmed(x: Samples, below_db: float, hop: int = 80) -> Samples:
+    """`[N]` without the leading and trailing hops that lie `below_db` under the loudest one."""
+    hops = x[: x.size // hop * hop].reshape(-1, hop)
+    power = np.mean(np.square(hops), axis=1)
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-below_db / 10)) if power.size else np.empty(0)
+    return x[loud[0] * hop : (loud[-1] + 1) * hop] if loud.size else x[:0]
+
+
 def coloured(rng: Rng, length: int, exponent: float) -> Samples:
     """`[length]` noise of unit variance whose power falls as f**-exponent (0 white, 1 pink, 2 brown)."""
     spectrum = np.fft.rfft(rng.standard_normal(length))
@@ -43,6 +53,25 @@ def excerpt(rng: Rng, noise: Samples, length: int) -> Samples:
     start = int(rng.integers(0, max(1, noise.size - length)))
     part = np.resize(noise[start : start + length], length)
     return (part / max(float(part.std()), 1e-6)).astype(np.float32)
+
+
+def tilt(clips: Iterable[Samples], bins: int = 129) -> Samples:
+    """`[bins]` dB: the long-term spectrum of a voice in its room and microphone, smooth, around 0."""
+    power = np.zeros(bins)
+    for x in clips:
+        windows = np.lib.stride_tricks.sliding_window_view(x, 2 * (bins - 1))[:: bins - 1]
+        power += np.mean(np.abs(np.fft.rfft(windows * np.hanning(2 * (bins - 1)))) ** 2, axis=0)
+    level_db = 10.0 * np.log10(np.maximum(power, power.max() * 1e-7))
+    smooth = scipy.signal.savgol_filter(level_db, 13, 1)
+    return np.asarray(smooth - smooth.mean(), np.float32)
+
+
+def retouch(x: Samples, curve_db: Samples) -> Samples:
+    """`[N]` to `[N]` through an equaliser, `[bins]` dB from 0 Hz to half the rate."""
+    length = scipy.fft.next_fast_len(x.size + 128, real=True)
+    at = np.linspace(0, curve_db.size - 1, length // 2 + 1, dtype=np.float32)
+    gains = np.exp(np.interp(at, np.arange(curve_db.size), curve_db * np.float32(np.log(10) / 20))).astype(np.float32)
+    return np.asarray(scipy.fft.irfft(scipy.fft.rfft(x, length) * gains, length)[: x.size], np.float32)
 
 
 def reverb(rng: Rng, x: Samples, sample_rate_hz: int = 8000) -> Samples:
@@ -60,9 +89,9 @@ def channel(rng: Rng, bins: int = 129) -> Samples:
     """`[bins]` factors on the power spectrum: a random smooth equaliser, at times a telephone's band."""
     knots = rng.normal(0.0, rng.uniform(0.0, 7.0), 7)
     curve_db = np.interp(np.linspace(0, 6, bins), np.arange(7), knots) + rng.uniform(-6, 6) * np.linspace(-1, 1, bins)
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         position = np.linspace(0, 4000, bins)
-        low_hz, high_hz = rng.uniform(80, 350), rng.uniform(2800, 3900)
+        low_hz, high_hz = rng.uniform(60, 350), rng.uniform(1800, 3900)
         curve_db -= 12.0 * np.maximum(0, np.log2(low_hz / np.maximum(position, 20)))
         curve_db -= 40.0 * np.maximum(0, np.log2(np.maximum(position, 20) / high_hz))
     return np.asarray(10.0 ** (curve_db / 10.0), np.float32)

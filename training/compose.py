@@ -20,6 +20,7 @@ from training.recipes.digits import BACKGROUND, LABELS, Recipe
 
 C = len(LABELS)
 BG = LABELS.index(BACKGROUND)
+PACES = (0.78, 0.84, 0.9, 0.95, 1.0, 1.06, 1.12, 1.19, 1.26, 1.34)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Composer:
         self.pools, self.recipe = pools, recipe
         self.frontend = PowerSpectrum(recipe.window_samples, recipe.hop_samples)
         self.samples = round(recipe.stream_s * recipe.sample_rate_hz) // recipe.hop_samples * recipe.hop_samples
+        self._backwards: dict[int, Clip] = {}
+        self._paced: dict[tuple[int, float], Samples] = {}
+        self._tilts = _tilts(pools)
+        self._channels = [sorted({clip.speaker for clip in pool}) for pool in (pools.digits, pools.others)]
+        self._channels = [pool for pool in [*self._channels, sorted(self._tilts)] if pool]
         self._synthetic = _by_label(pools.synthetic)
         self._digits = _by_label(pools.digits)
 
@@ -107,15 +113,21 @@ class Composer:
         rate_hz = self.recipe.sample_rate_hz
         x, words, clean = np.zeros(self.samples, np.float32), [], []
         level_db, at = rng.uniform(-50, -14), 0
-        foreign = rng.random() < 0.2
+        foreign = rng.random() < 0.3
         tight = rng.random() < 0.15
+        # All that is heard in this stream comes through one microphone, at times another corpus's: else the
+        # model would learn which microphone recorded the digits.
+        towards = self._channel(rng) if rng.random() < 0.8 else None
+        share = np.float32(rng.uniform(0.3, 1.1))
         if not (fresh and rng.random() < 0.5):
             at = int(rng.uniform(0.0, 0.8) * rate_hz)
         while True:
             clip, pace = self._draw(rng, foreign)
-            part = augment.speed(clip.samples, pace)
+            part = self._spoken(clip, pace)
+            if towards is not None:
+                part = augment.retouch(part, np.clip(share * (towards - self._tilts[clip.speaker]), -24, 24))
             if clip.label != BG and rng.random() < 0.4:
-                part = part[int(rng.uniform(0, 0.06) * part.size) : int(rng.uniform(0.88, 1.0) * part.size)]
+                part = augment.trimmed(part, rng.uniform(14, 40))
             if at + part.size > self.samples:
                 break
             part = augment.level(part, level_db + rng.normal(0, 2.5))
@@ -130,12 +142,24 @@ class Composer:
         x += self._noise(rng, level_db)
         return np.clip(np.rint(x * 32768), -32768, 32767).astype(np.float32) / np.float32(32768), words
 
+    def _channel(self, rng: Rng) -> Samples:
+        """The long-term spectrum `[bins]` dB of some speaker."""
+        pool = self._channels[int(rng.integers(len(self._channels)))]
+        return self._tilts[pool[int(rng.integers(len(pool)))]]
+
+    def _spoken(self, clip: Clip, pace: float) -> Samples:
+        """The clip at one of the PACES, kept: a run draws each many times."""
+        key = (id(clip), pace)
+        if key not in self._paced:
+            self._paced[key] = augment.speed(clip.samples, pace)
+        return self._paced[key]
+
     def _draw(self, rng: Rng, foreign: bool) -> tuple[Clip, float]:
         pools = self.pools
         if foreign:
-            return _any(rng, pools.others), float(rng.uniform(0.9, 1.1))
+            return _any(rng, pools.others), float(rng.choice(PACES[2:8]))
         kind = rng.random()
-        pace = float(rng.uniform(0.78, 1.35))
+        pace = float(rng.choice(PACES))
         label = int(rng.integers(10))
         if kind < 0.48 and self._digits[label]:
             return _any(rng, self._digits[label]), pace
@@ -143,10 +167,16 @@ class Composer:
             return _any(rng, self._synthetic[label]), pace
         if kind < 0.84:
             clip = _any(rng, pools.digits or pools.synthetic)
-            return Clip(np.ascontiguousarray(clip.samples[::-1]), BG, clip.speaker), pace
+            return self._reversed(clip), pace
         if kind < 0.92 and pools.decoys:
             return _any(rng, pools.decoys), pace
         return _any(rng, pools.others or pools.decoys), pace
+
+    def _reversed(self, clip: Clip) -> Clip:
+        """A voice that says nothing: the clip backwards."""
+        if id(clip) not in self._backwards:
+            self._backwards[id(clip)] = Clip(np.ascontiguousarray(clip.samples[::-1]), BG, clip.speaker)
+        return self._backwards[id(clip)]
 
     def _noise(self, rng: Rng, level_db: float) -> Samples:
         kind = rng.random()
@@ -158,6 +188,13 @@ class Composer:
         else:
             noise = augment.coloured(rng, self.samples, float(rng.uniform(0.0, 2.0)))
         return noise * np.float32(augment.decibels(noise_db))
+
+
+def _tilts(pools: Pools) -> dict[str, Samples]:
+    every: dict[str, list[Samples]] = {}
+    for clip in (*pools.digits, *pools.synthetic, *pools.others, *pools.decoys):
+        every.setdefault(clip.speaker, []).append(clip.samples)
+    return {speaker: augment.tilt(clips) for speaker, clips in every.items()}
 
 
 def _by_label(clips: tuple[Clip, ...]) -> list[tuple[Clip, ...]]:

@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 from tqdm import tqdm
 
-from training.augment import Samples
+from training.augment import Samples, trimmed
 from training.data import RUNS, Clip
 from training.recipes.digits import BACKGROUND, DIGITS, LABELS
 
@@ -103,15 +103,7 @@ def say(voice: Voice, text: str) -> Samples:
     rate_hz = int.from_bytes(spoken[24:28], "little")
     raw = np.frombuffer(spoken[header : header + (len(spoken) - header) // 2 * 2], "<i2")
     samples = soxr.resample(raw.astype(np.float32) / 32768, rate_hz, 8000).astype(np.float32)
-    return trimmed(samples)
-
-
-def trimmed(x: Samples, below_db: float = 38.0, hop: int = 80) -> Samples:
-    """`[N]` without the leading and trailing hops that lie `below_db` under the loudest one."""
-    hops = x[: x.size // hop * hop].reshape(-1, hop)
-    power = np.mean(np.square(hops), axis=1)
-    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-below_db / 10)) if power.size else np.empty(0)
-    return x[loud[0] * hop : (loud[-1] + 1) * hop] if loud.size else x[:0]
+    return trimmed(samples, 38.0)
 
 
 def voices(seed: int = 11) -> tuple[Voice, ...]:

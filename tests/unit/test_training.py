@@ -229,3 +229,10 @@ def test_no_arabic_speaker_is_in_both_splits():
     needs("arabic_commands")
     folders = [{p.name for p in (data.corpus("arabic_commands") / split).iterdir()} for split in ("train", "val")]
     assert not folders[0] & folders[1]
+
+
+def test_the_noises_here_have_the_hash_that_a_download_must_have():
+    needs("noise")
+    from training import download
+
+    assert download.recorded(data.corpus("noise")) == download.SHA256["noise"]

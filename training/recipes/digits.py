@@ -1,4 +1,4 @@
-"""English digits at 8 kHz: a 2 x 128 LSTM on 40 mel bands, one frame every 10 ms.
+"""English digits at 8 kHz: a 2 x 128 LSTM on 40 mel bands, one frame every 20 ms.
 
 Cost: about seven minutes on one core (composition of the streams included), 0.9 MB exported.
 Expected: see `training/README.md` for the figures and the commands that print them.
@@ -18,12 +18,12 @@ LABELS = (*DIGITS, BACKGROUND)
 class Head:
     """The head's settings (`pipeline.manifest.KeywordsHead`) and the silence after the end; lengths in frames."""
 
-    smooth_frames: int = 10
+    smooth_frames: int = 5
     threshold: float = 0.5
     release: float = 0.25
-    hold_frames: int = 4
+    hold_frames: int = 2
     refractory_frames: int = 0
-    tail_frames: int = 40
+    tail_frames: int = 20
 
 
 @dataclass(frozen=True)
@@ -35,33 +35,33 @@ class Recipe:
     # samples to frames
     sample_rate_hz: int = 8000
     window_samples: int = 256
-    hop_samples: int = 80
+    hop_samples: int = 160
     # the model
     mels: int = 40
     cepstra: int = 24
     log_floor: float = 1e-8
     layers: int = 2
     hidden: int = 128
-    dropout: float = 0.25
+    dropout: float = 0.1
     # the composed streams
-    streams: int = 32
+    streams: int = 16
     stream_s: float = 5.0
     fresh: float = 0.6
     # where in a word a decision is due: from this part of its length until so long after its end
     decide_from: float = 0.6
-    decide_after_frames: int = 12
-    fade_frames: int = 8
+    decide_after_frames: int = 6
+    fade_frames: int = 4
     # the descent
-    passes: int = 36
-    batches: int = 16
-    segment_frames: int = 100
+    passes: int = 80
+    batches: int = 32
+    segment_frames: int = 50
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
-    label_smoothing: float = 0.02
+    label_smoothing: float = 0.0
     word_weight: float = 2.0
-    average: float = 0.995
-    patience_passes: int = 20
+    average: float = 0.998
+    patience_passes: int = 40
     head: Head = Head()
 
     def to_dict(self) -> dict[str, Any]:
