@@ -33,8 +33,8 @@ ARABIC = "https://zenodo.org/records/4662481/files/dataset.zip"
 COMMANDS = "https://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 
 SPLITS = {
-    "train": "01 05 06 09 11 13 15 16 17 18 19 20 22 23 24 27 29 30".split(),
-    "val": "02 07 08 12 21 25".split(),
+    "train": (1, 5, 6, 9, 11, 13, 15, 16, 17, 18, 19, 20, 22, 23, 24, 27, 29, 30),
+    "val": (2, 7, 8, 12, 21, 25),
 }
 TAKES = range(1, 6)
 NOISES = ("doing_the_dishes", "dude_miaowing", "exercise_bike", "pink_noise", "running_tap", "white_noise")
@@ -82,7 +82,7 @@ def _arabic(path: str) -> str | None:
     """The publisher's `<word>/<speaker, 8 digits><noise or not>_<word><take>.wav` by its digits alone."""
     word, stem = Path(path).parent.name, Path(path).stem
     speaker, take = stem[6:8], int(stem[-2:])
-    split = next((name for name, speakers in SPLITS.items() if speaker in speakers), None)
+    split = next((name for name, speakers in SPLITS.items() if int(speaker) in speakers), None)
     return f"{split}/{speaker}/{word}_{take:02d}.flac" if split and take in TAKES else None
 
 
