@@ -62,13 +62,15 @@ clean: ## remove the virtual environment, caches and build output (not runs/, no
 $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	    { echo "statebelt needs Python 3.11 or later; got '$(PYTHON)'. Say which: make PYTHON=/path/to/python3.11"; exit 1; }
-	"$(PYTHON)" -m venv $(VENV)
+	@"$(PYTHON)" -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(PIP) install -q -e .
+	@echo "installing the runtime into $(VENV) ..."
+	@$(PIP) install -q -e .
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml $(VENV)/.runtime
-	$(PIP) install -q $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
-	$(PIP) install -q -e '.[training,test]'
+	@echo "installing training and tests into $(VENV) (torch among them) ..."
+	@$(PIP) install -q $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
+	@$(PIP) install -q -e '.[training,test]'
 	@touch $@

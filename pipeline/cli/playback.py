@@ -34,20 +34,28 @@ class Round:
 def stream_names(paths: Sequence[Path]) -> list[str]:
     """A name for each file: its stem; where stems are equal, as much of its path as tells it apart.
 
-    >>> stream_names([Path("a/x.wav"), Path("b/x.wav"), Path("b/y.wav"), Path("b/y.wav")])
-    ['a/x', 'b/x', 'b/y', 'b/y#2']
+    >>> stream_names([Path("a/x.wav"), Path("b/x.wav"), Path("b/{y}.wav"), Path("b/{y}.wav")])
+    ['a/x', 'b/x', '(y)', '(y)#2']
     """
-    choices = [(path.stem, f"{path.parent.name}/{path.stem}", str(path.with_suffix("")), str(path)) for path in paths]
+    choices = [
+        [_fit(name) for name in (path.stem, f"{path.parent.name}/{path.stem}", str(path.with_suffix("")), str(path))]
+        for path in paths
+    ]
+    taken = [Counter(names) for names in zip(*choices, strict=True)]
     names: list[str] = []
     for mine in choices:
-        free = (name for level, name in enumerate(mine) if sum(other[level] == name for other in choices) == 1)
-        names.append(next(free, mine[1]))
-    seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:
-            names[i] = f"{name}#{seen[name]}"
+        base = next((name for level, name in enumerate(mine) if taken[level][name] == 1), mine[0])
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base}#{number}"
+        names.append(name)
     return names
+
+
+def _fit(name: str) -> str:
+    """Without what a stream's name may not hold."""
+    return "".join(char if char.isprintable() else "_" for char in name).translate(str.maketrans("{}", "()"))
 
 
 def chunk_samples(chunk_ms: float, sample_rate_hz: float) -> int:

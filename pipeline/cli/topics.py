@@ -73,16 +73,18 @@ def as_record(status: TopicStatus) -> dict[str, object]:
 
 
 def _show(status: TopicStatus) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     topic = status.topic
-    table = Table(
-        title=f"{topic.name}: {topic.sample_rate_hz:g} Hz, {topic.channels} x {topic.sample_type}, "
+    out.print(
+        f"[bold]{escape(topic.name)}[/]  {topic.sample_rate_hz:g} Hz, {topic.channels} x {topic.sample_type}, "
         f"{topic.partitions} partitions",
-        title_justify="left",
+        highlight=False,
     )
-    for name in ("partition", "chunks", "group", "owner", "epoch", "lag", "streams", "results", "dead letters"):
-        table.add_column(name, justify="left" if name in ("group", "owner") else "right")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("partition", "chunks", "group", "owner", "epoch", "lag", "streams", "results", "dead"):
+        table.add_column(name, justify="left" if name in ("group", "owner") else "right", overflow="fold")
     for partition in status.partitions:
         for row in _rows(partition):
             table.add_row(*row)
@@ -94,7 +96,7 @@ def _show(status: TopicStatus) -> None:
 def _rows(partition: PartitionStatus) -> list[list[str]]:
     head = [str(partition.partition), str(partition.chunks)]
     if not partition.groups:
-        return [[*head, "[dim]no group[/]", "", "", "", "", "", ""]]
+        return [[*head, "[dim]none[/]", "", "", "", "", "", ""]]
     return [
         [
             *(head if i == 0 else ["", ""]),

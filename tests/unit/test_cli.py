@@ -1,0 +1,304 @@
+"""The command line without a server: help, bundles, recordings, mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import structlog
+from onnx import helper
+from typer.testing import CliRunner
+
+from pipeline import audio
+from pipeline.bundle import SHIPPED
+from pipeline.cli.app import app
+from pipeline.cli.playback import Recording, paced, rounds, stream_names
+from pipeline.offline import run
+from tests import zoo
+
+COMMANDS = ("demo", "redis", "worker", "push", "tail", "topics", "inspect", "run")
+SPOKEN = SHIPPED.parent / "recordings" / "digits.flac"
+
+
+def statebelt(*arguments: object, stdin: bytes | None = None, code: int = 0) -> tuple[str, str]:
+    """Run a command in this process; its standard output and standard error."""
+    logs = structlog.get_config()
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    structlog.configure(**logs)  # `worker` has bound them to a standard error that is gone
+    assert result.exit_code == code, f"exit {result.exit_code}: {result.output} {result.exception!r}"
+    return result.stdout, result.stderr
+
+
+@pytest.fixture
+def audio_bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "audio.onnx"
+    path.write_bytes(zoo.audio())
+    return path
+
+
+def recording(path: Path, seconds: float, rate_hz: int = 16_000, seed: int = 0) -> Path:
+    """A lively recording on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spec = zoo.bundle("audio").manifest.input
+    soundfile.write(path, zoo.signal(spec, int(seconds * rate_hz), seed)[:, 0], rate_hz, subtype="PCM_16")
+    return path
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_teaches_by_example(self, command: str) -> None:
+        out, _ = statebelt(command, "--help")
+        assert "Examples" in out
+        assert f"statebelt {command}" in out
+
+    def test_no_command_shows_help(self) -> None:
+        out, _ = statebelt("--help")
+        assert all(command in out for command in COMMANDS)
+
+    def test_help_imports_nothing_heavy(self) -> None:
+        heavy = "numpy scipy onnxruntime redis pydantic soundfile"
+        code = f"import sys, pipeline.cli.app; print([m for m in {heavy.split()} if m in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+    def test_one_thread_a_process(self) -> None:
+        code = "import os, sys, pipeline.cli; print(os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["1", "1"]
+
+    def test_the_module_is_the_command(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "inspect", "nothing"], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: no bundle at 'nothing'")
+
+
+class TestRun:
+    def test_json_is_one_exact_line_a_file(self, tmp_path: Path, audio_bundle: Path) -> None:
+        a, b = recording(tmp_path / "a.wav", 1.3), recording(tmp_path / "b.flac", 0.7, seed=1)
+        out, _ = statebelt("run", audio_bundle, a, b, "--json")
+        bundle = zoo.bundle("audio")
+        lines = [json.loads(line) for line in out.splitlines()]
+        for path, line in zip((a, b), lines, strict=True):
+            done = run(bundle, audio.read(path, bundle.manifest.input))
+            assert line == {"file": str(path), "seconds": done.seconds, "events": [asdict(e) for e in done.events]}
+            assert line["events"]
+
+    @pytest.mark.parametrize("chunk_ms", [7, 20, 100, 0.1])
+    def test_chunks_change_no_byte(self, tmp_path: Path, audio_bundle: Path, chunk_ms: float) -> None:
+        path = recording(tmp_path / "a.wav", 0.9)
+        whole, cut = tmp_path / "whole.npz", tmp_path / "cut.npz"
+        out, _ = statebelt("run", audio_bundle, path, "--json", "--scores", whole)
+        again, _ = statebelt("run", audio_bundle, path, "--json", "--scores", cut, "--chunk-ms", chunk_ms)
+        assert again == out
+        assert whole.read_bytes() == cut.read_bytes()
+
+    def test_a_folder_and_people(self, tmp_path: Path, audio_bundle: Path) -> None:
+        recording(tmp_path / "in" / "x" / "a.wav", 1.3)
+        recording(tmp_path / "in" / "b.ogg.wav", 0.5)
+        out, _ = statebelt("run", audio_bundle, tmp_path / "in")
+        assert "1.30 s" in out.replace("\n", "")
+        assert "class_" in out
+
+    def test_scores_lie_under_the_path_as_given(
+        self, tmp_path: Path, audio_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        recording(Path("file.wav"), 0.5).rename("file")
+        names = ["file", "sub/x.wav", str(recording(tmp_path / "abs.wav", 0.4)), "./dot.wav"]
+        recording(Path("sub/x.wav"), 0.6, seed=1)
+        recording(Path("dot.wav"), 0.3, seed=2)
+        statebelt("run", audio_bundle, *names, "file", "--scores", "s.npz")
+        with np.load("s.npz") as scores:
+            assert sorted(scores) == sorted(str(Path(name)) for name in names)
+            for name in names:
+                bundle = zoo.bundle("audio")
+                expected = run(bundle, audio.read(Path(name), bundle.manifest.input)).scores
+                assert scores[str(Path(name))].tobytes() == expected.tobytes()
+
+    def test_the_shipped_bundle_hears_the_shipped_recording(self) -> None:
+        out, _ = statebelt("run", "digits", SPOKEN, "--json")
+        heard = [event["label"] for event in json.loads(out)["events"]]
+        said = [word["word"] for word in json.loads(SPOKEN.with_suffix(".json").read_text())["words"]]
+        assert heard == said
+
+
+class TestMistakes:
+    """One sentence on standard error, no traceback, the documented exit status."""
+
+    def test_an_unreadable_file_among_others(self, tmp_path: Path, audio_bundle: Path) -> None:
+        (tmp_path / "broken.wav").write_bytes(b"RIFF no, not really")
+        good = recording(tmp_path / "good.wav", 0.5)
+        out, err = statebelt(
+            "run", audio_bundle, tmp_path / "broken.wav", tmp_path / "absent.wav", good, "--json", code=2
+        )
+        assert [json.loads(line)["file"] for line in out.splitlines()] == [str(good)]
+        assert "broken.wav: not a recording that libsndfile can read" in err
+        assert "absent.wav: no such file" in err
+
+    def test_a_recording_with_nan(self, tmp_path: Path, audio_bundle: Path) -> None:
+        path = tmp_path / "nan.wav"
+        soundfile.write(path, np.array([0.0, np.nan, 0.1], np.float32), 16_000, subtype="FLOAT")
+        _, err = statebelt("run", audio_bundle, path, code=2)
+        assert "holds NaN or infinity" in err
+
+    def test_an_empty_folder(self, tmp_path: Path, audio_bundle: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        _, err = statebelt("run", audio_bundle, tmp_path / "empty", code=2)
+        assert "no recordings in" in err
+
+    def test_wrong_channels(self, tmp_path: Path) -> None:
+        (tmp_path / "sensor.onnx").write_bytes(zoo.sensor())
+        _, err = statebelt("run", tmp_path / "sensor.onnx", recording(tmp_path / "mono.wav", 0.2), code=2)
+        assert "1 channels, expected 6" in err
+
+    @pytest.mark.parametrize("command", [("run", "{}", "x.wav"), ("inspect", "{}")])
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "no bundle at"),
+            (b"", "onnxruntime cannot load this file"),
+            (b"\x08\x07 garbage \xff" * 100, "onnxruntime cannot load this file"),
+            (zoo.audio()[:-200], "onnxruntime cannot load this file"),
+            ("foreign", "an ONNX model, but no bundle"),
+        ],
+        ids=["absent", "empty", "garbage", "cut off", "foreign"],
+    )
+    def test_a_bundle_that_is_none(
+        self, tmp_path: Path, command: tuple[str, ...], content: bytes | str | None, message: str
+    ) -> None:
+        path = tmp_path / "model.onnx"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content == "foreign":
+            model = onnx.load_from_string(zoo.audio())
+            helper.set_model_props(model, {})
+            path.write_bytes(model.SerializeToString())
+        _, err = statebelt(*(part.format(path) for part in command), code=2)
+        assert message in err
+        assert err.startswith("error: ")
+        assert "Traceback" not in err
+
+    def test_scores_that_cannot_be_written(self, tmp_path: Path, audio_bundle: Path) -> None:
+        path = recording(tmp_path / "a.wav", 0.2)
+        _, err = statebelt("run", audio_bundle, path, "--scores", tmp_path / "no" / "s.npz", code=2)
+        assert "cannot be written: No such file or directory" in err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            f"run digits {SPOKEN} --chunk-ms 0",
+            "run digits",
+            "push",
+            f"push {SPOKEN} --pace slow",
+            "worker --on-gap ignore",
+            "nonsense",
+            "tail --nonsense",
+        ],
+    )
+    def test_wrong_flags(self, arguments: str) -> None:
+        _, err = statebelt(*arguments.split(), code=2)
+        assert "Usage:" in err
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("worker --lease-ms 0", "lease_ms: Input should be greater than 0"),
+            ("worker --partitions 100000", "partitions: Input should be less than or equal to 1024"),
+            ("tail --until-end", "--until-end waits for the end of one stream: name it with --stream"),
+            (f"push - {SPOKEN}", "- (standard input) stands alone"),
+            (f"push {SPOKEN} --url ftp://x", "'ftp://x' is no Redis URL"),
+            ("topics --url nowhere", "'nowhere' is no Redis URL"),
+        ],
+    )
+    def test_settings_that_cannot_work(self, arguments: str, message: str) -> None:
+        _, err = statebelt(*arguments.split(), code=2)
+        assert message in err
+
+    @pytest.mark.parametrize(
+        "command", [f"push {SPOKEN}", "push -", "tail", "topics", "worker", f"demo {SPOKEN} --url URL"]
+    )
+    def test_no_server(self, tmp_path: Path, command: str) -> None:
+        url = f"unix://{tmp_path}/nobody.sock"
+        arguments = command.replace("URL", url).split()
+        _, err = statebelt(*arguments, *([] if "--url" in arguments else ["--url", url]), stdin=b"", code=1)
+        assert f"no Redis answers at {url}" in err
+        assert "Start `statebelt redis` in another terminal, or set REDIS_URL" in err
+
+    def test_no_server_in_this_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("REDIS_URL", raising=False)
+        monkeypatch.delenv("STATEBELT_URL", raising=False)
+        _, err = statebelt("topics", code=1)
+        assert "no Redis answers at unix://" in err
+
+    def test_a_settings_file_that_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("statebelt.toml").write_text("topic = = 1")
+        _, err = statebelt("topics", code=2)
+        assert "statebelt.toml cannot be read" in err
+        Path("statebelt.toml").write_text("colour = 1")
+        _, err = statebelt("topics", code=2)
+        assert "colour" in err
+
+
+class TestInspect:
+    def test_json(self, audio_bundle: Path) -> None:
+        out, _ = statebelt("inspect", audio_bundle, "--json")
+        told = json.loads(out)
+        bundle = zoo.bundle("audio")
+        assert told["manifest"] == bundle.manifest.model_dump(mode="json")
+        assert told["size_bytes"] == audio_bundle.stat().st_size
+        assert told["fingerprint"] == bundle.fingerprint.hex()
+        assert told["row_bytes"] % 64 == 0
+
+    @pytest.mark.parametrize("name", ["audio", "sensor", "look_ahead", "digits"])
+    def test_people(self, tmp_path: Path, name: str) -> None:
+        path = tmp_path / "b.onnx"
+        path.write_bytes(zoo.ZOO[name]())
+        out, _ = statebelt("inspect", path)
+        for state in zoo.bundle(name).manifest.model.states:
+            assert state.input in out
+        assert "fingerprint" in out
+
+
+class TestPlayback:
+    @pytest.mark.parametrize(
+        ("paths", "names"),
+        [
+            (["a/x.wav", "b/y.wav"], ["x", "y"]),
+            (["a/x.wav", "b/x.wav", "y.wav"], ["a/x", "b/x", "y"]),
+            (["a/b/x.wav", "b/x.wav"], ["a/b/x", "b/x"]),
+            (["x.wav", "x.flac"], ["x.wav", "x.flac"]),
+            (["x.wav", "x.wav", "x#2.wav"], ["x", "x#2", "x#2#2"]),
+            (["take{1}.wav", "tab\t.wav"], ["take(1)", "tab_"]),
+        ],
+    )
+    def test_names(self, paths: list[str], names: list[str]) -> None:
+        assert stream_names([Path(path) for path in paths]) == names
+
+    def test_rounds_lose_and_add_nothing(self) -> None:
+        lengths = {"a": 0, "b": 1, "c": 7, "d": 8, "e": 23}
+        whole = {name: np.arange(n, dtype=np.int16).reshape(-1, 1) for name, n in lengths.items()}
+        parts = list(rounds([Recording(n, Path(n), s) for n, s in whole.items()], 8, end=True))
+        assert [part.samples for part in parts] == [8, 16, 23]
+        for name, samples in whole.items():
+            mine = [(s, end) for part in parts for stream, s, end in part.items if stream == name]
+            assert np.concatenate([s for s, _ in mine]).tolist() == samples.tolist()
+            assert [end for _, end in mine] == [False] * (len(mine) - 1) + [True]
+
+    def test_pace_is_kept_by_the_clock_and_not_by_adding_up(self) -> None:
+        due: list[float] = []
+        parts = rounds([Recording("a", Path("a"), np.zeros((30_000, 1), np.int16))], 10, end=False)
+        taken = list(paced(parts, 1000, due.append, start_s=5.0))
+        assert len(taken) == 3000
+        assert due == [5.0 + (k + 1) * 10 / 1000 for k in range(3000)]
+        assert not any(end for part in taken for _, _, end in part.items)
