@@ -29,5 +29,7 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
 
 def logger(**context: object) -> structlog.typing.FilteringBoundLogger:
     """A logger that adds `context` (topic, group, partition, stream, ...) to every line."""
+    if not structlog.is_configured():  # used as a library: never on somebody's standard output
+        configure()
     bound: structlog.typing.FilteringBoundLogger = structlog.get_logger(**context)
     return bound

@@ -77,8 +77,11 @@ class Worker:
         self._stop.set()
 
     def run(self) -> None:
-        """Work until `stop`. Waits for Redis where it is away; raises ConfigError where it will never do."""
-        self._open()
+        """Work until `stop`. Waits for Redis where it is away; raises ConfigError where it will never do.
+
+        At the start it waits only as long as a lease: a Redis that never was there is a mistake to be told.
+        """
+        self._open_within(self.settings.lease_ms / 1000)
         failures = 0
         try:
             while not self._stop.is_set():
@@ -92,6 +95,19 @@ class Worker:
                     failures += 1
         finally:
             self._close()
+
+    def _open_within(self, seconds: float) -> None:
+        deadline_s, failures = time.monotonic() + seconds, 0
+        while not self._stop.is_set():
+            try:
+                self._open()
+                return
+            except BrokerUnavailable as error:
+                if time.monotonic() >= deadline_s:
+                    raise
+                self._log.warning("broker_unavailable", error=str(error), failures=failures)
+                self._stop.wait(_backoff_s(failures))
+                failures += 1
 
     def _open(self) -> None:
         s, spec = self.settings, self.bundle.manifest.input

@@ -154,7 +154,7 @@ def make_producer(url: str, bundle: Bundle, topic: str = "audio", **options: obj
 
 def collect(consumer: Consumer, streams: Sequence[str]) -> dict[str, list[Result]]:
     """Results up to the end of every one of `streams`."""
-    open_streams, found = set(streams), defaultdict(list)
+    open_streams, found = set(streams), defaultdict[str, list[Result]](list)
     deadline = time.monotonic() + DEADLINE_S
     while open_streams:
         assert time.monotonic() < deadline, f"no end of {sorted(open_streams)[:5]} ({len(open_streams)} streams)"

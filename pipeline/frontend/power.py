@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 
 from pipeline.component import Array, Field, State, fresh
 
@@ -34,8 +33,10 @@ class PowerSpectrum:
         self.hop_samples = hop_samples
         self.block = hop_samples
         self.bins = window_samples // 2 + 1
-        # The periodic Hann window, as librosa.filters.get_window("hann", fftbins=True).
-        self._hann = scipy.signal.get_window("hann", window_samples, fftbins=True).astype(np.float32)
+        # The periodic Hann window, as librosa.filters.get_window("hann", fftbins=True): 1/2 - 1/2 cos(2 pi n / N).
+        # (scipy.signal has it too, but importing that takes longer than all the rest of a worker's start.)
+        turns = np.arange(window_samples) / window_samples
+        self._hann = (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)
         self.fields = (Field("context", "float32", (window_samples - hop_samples,)),)
 
     def initial_state(self, batch: int) -> State:
