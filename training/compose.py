@@ -112,7 +112,7 @@ class Composer:
         """`[N]` samples of one stream and the digits in it."""
         rate_hz = self.recipe.sample_rate_hz
         x, words, clean = np.zeros(self.samples, np.float32), [], []
-        level_db, at = rng.uniform(-50, -14), 0
+        level_db, at = rng.uniform(-46, -14), 0
         foreign = rng.random() < 0.3
         tight = rng.random() < 0.15
         # All that is heard in this stream comes through one microphone, at times another corpus's: else the
@@ -124,6 +124,8 @@ class Composer:
         while True:
             clip, pace = self._draw(rng, foreign)
             part = self._spoken(clip, pace)
+            if foreign and rng.random() < 0.3:
+                part = _spliced(rng, part, self._spoken(*self._draw(rng, foreign)))
             if towards is not None:
                 part = augment.retouch(part, np.clip(share * (towards - self._tilts[clip.speaker]), -24, 24))
             if clip.label != BG and rng.random() < 0.4:
@@ -156,10 +158,10 @@ class Composer:
 
     def _draw(self, rng: Rng, foreign: bool) -> tuple[Clip, float]:
         pools = self.pools
-        if foreign:
-            return _any(rng, pools.others), float(rng.choice(PACES[2:8]))
         kind = rng.random()
         pace = float(rng.choice(PACES))
+        if foreign:
+            return _any(rng, pools.others if kind < 0.7 or not pools.decoys else pools.decoys), pace
         label = int(rng.integers(10))
         if kind < 0.48 and self._digits[label]:
             return _any(rng, self._digits[label]), pace
@@ -195,6 +197,12 @@ def _tilts(pools: Pools) -> dict[str, Samples]:
     for clip in (*pools.digits, *pools.synthetic, *pools.others, *pools.decoys):
         every.setdefault(clip.speaker, []).append(clip.samples)
     return {speaker: augment.tilt(clips) for speaker, clips in every.items()}
+
+
+def _spliced(rng: Rng, x: Samples, y: Samples) -> Samples:
+    """The beginning of one word and the end of another: a word of no language."""
+    share = rng.uniform(0.3, 0.7)
+    return np.concatenate([x[: int(share * x.size)], y[int(share * y.size) :]])
 
 
 def _by_label(clips: tuple[Clip, ...]) -> list[tuple[Clip, ...]]:

@@ -1,7 +1,7 @@
 """Synthetic voices as extra speakers, in training only: Debian's espeak-ng and flite, where they are installed.
 
-`python -m training.synthetic` speaks them all once into `runs/synthetic.npz` (two minutes); nothing of it is committed
-or shipped. HELD_OUT names the voices that no training sees: early stopping listens to them, the demo speaks with them.
+`python -m training.synthetic` speaks them all once into `runs/` (two minutes); nothing of it is committed or shipped.
+HELD_OUT names the voices that no training sees: early stopping listens to them, the demo speaks with them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import soxr
@@ -22,6 +22,7 @@ from training.data import RUNS, Clip
 from training.recipes.digits import BACKGROUND, DIGITS, LABELS
 
 CACHE = RUNS / "synthetic.npz"
+FOREIGN_CACHE = RUNS / "foreign.npz"
 
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 HELD_OUT_VARIANTS = ("f4", "m5", "linda", "adam", "Andy", "steph2")
@@ -68,6 +69,15 @@ OTHER = (
     *("table", "under", "winter", "learn", "follow", "visual", "backward", "money", "garden", "question"),
     *("answer", "open", "close", "start", "again", "maybe", "good", "bad", "please", "thanks"),
 )
+
+# The same of other languages: words of Arabic, and English ones read out by the rules of another language.
+ARABIC = (
+    *("صفر", "واحد", "اثنان", "ثلاثة", "أربعة", "خمسة", "ستة", "سبعة", "ثمانية", "تسعة", "يمين", "يسار", "أعلى"),
+    *("أسفل", "أمام", "خلف", "نعم", "لا", "توقف", "ابدأ", "تفعيل", "تعطيل", "موافق", "إلغاء", "فتح", "إغلاق"),
+    *("تكبير", "تصغير", "السابق", "التالي", "إرسال", "استقبال", "تحريك", "تدوير", "تسجيل", "إدخال", "رقم", "اتجاه"),
+    *("خيارات", "تراجع", "مرحبا", "شكرا", "كتاب", "مدينة", "باب", "سيارة", "بيت", "ماء", "شمس", "قمر", "ليل"),
+)
+FOREIGN = ("fr", "de", "es", "it", "tr", "pt", "ru", "hi", "sv", "nl", "pl", "fa")
 
 
 @dataclass(frozen=True)
@@ -143,18 +153,33 @@ def _texts(voice: Voice, rng: np.random.Generator) -> Iterator[tuple[str, int]]:
             yield str(text), LABELS.index(BACKGROUND)
 
 
-def speak(chosen: tuple[Voice, ...], seed: int = 12) -> tuple[Clip, ...]:
+def speak(jobs: list[tuple[Voice, str, int]]) -> tuple[Clip, ...]:
+    """(voice, text, label) each to a clip; what is too short to be a word is left out."""
+    found = []
+    for voice, text, label in tqdm(jobs, desc="synthetic voices", unit="word", mininterval=5):
+        clip = Clip(say(voice, text), label, voice.speaker)
+        if clip.samples.size > 800:
+            found.append(clip)
+    return tuple(found)
+
+
+def digits_and_others(chosen: tuple[Voice, ...], seed: int = 12) -> list[tuple[Voice, str, int]]:
     """Ten digits by every voice, and a few other words."""
     rng = np.random.default_rng(seed)
-    jobs = [(voice, text, label) for voice in chosen for text, label in _texts(voice, rng)]
+    return [(voice, text, label) for voice in chosen for text, label in _texts(voice, rng)]
 
-    def one(job: tuple[Voice, str, int]) -> Clip:
-        voice, text, label = job
-        return Clip(say(voice, text), label, voice.speaker)
 
-    with ThreadPoolExecutor(1) as pool:
-        clips = list(tqdm(pool.map(one, jobs), total=len(jobs), desc="synthetic voices", unit="word", mininterval=5))
-    return tuple(clip for clip in clips if clip.samples.size > 800)
+def abroad(seed: int = 13) -> list[tuple[Voice, str, int]]:
+    """Words of other languages, by voices that speak no digits here."""
+    rng = np.random.default_rng(seed)
+    background = LABELS.index(BACKGROUND)
+    jobs = []
+    for n in range(150):
+        language, words = ("ar", ARABIC) if n < 90 else (FOREIGN[n % len(FOREIGN)], OTHER)
+        name = f"{language}+{VARIANTS[int(rng.integers(len(VARIANTS)))]}"
+        voice = Voice("espeak-ng", name, int(rng.integers(10, 85)), int(rng.integers(110, 210)))
+        jobs += [(voice, str(text), background) for text in rng.choice(words, 18, replace=False)]
+    return jobs
 
 
 @cache
@@ -165,29 +190,45 @@ def clips() -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
         if len(programs) < 2:
             print(f"synthetic voices: espeak-ng and flite are wanted, found {programs or 'neither'}; going on without")
             return (), ()
-        groups = (speak(voices()), speak(held_out()))
-        every = [clip for group in groups for clip in group]
-        CACHE.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
-            CACHE,
-            samples=np.concatenate([np.rint(clip.samples.clip(-1, 0.9999) * 32768).astype(np.int16) for clip in every]),
-            length=np.array([clip.samples.size for clip in every]),
-            label=np.array([clip.label for clip in every]),
-            speaker=np.array([clip.speaker for clip in every]),
-            held_out=np.array([n >= len(groups[0]) for n in range(len(every))]),
-        )
-    stored = np.load(CACHE)
+        _store(CACHE, speak(digits_and_others(voices())), speak(digits_and_others(held_out())))
+    return _stored(CACHE)
+
+
+@cache
+def foreign() -> tuple[Clip, ...]:
+    """Words of other languages; none where espeak-ng is not found."""
+    if not FOREIGN_CACHE.is_file():
+        if "espeak-ng" not in installed():
+            return ()
+        _store(FOREIGN_CACHE, speak(abroad()), ())
+    return _stored(FOREIGN_CACHE)[0]
+
+
+def _store(path: Path, learned: tuple[Clip, ...], kept: tuple[Clip, ...]) -> None:
+    every = (*learned, *kept)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        samples=np.concatenate([np.rint(clip.samples.clip(-1, 0.9999) * 32768).astype(np.int16) for clip in every]),
+        length=np.array([clip.samples.size for clip in every]),
+        label=np.array([clip.label for clip in every]),
+        speaker=np.array([clip.speaker for clip in every]),
+        held_out=np.arange(len(every)) >= len(learned),
+    )
+
+
+def _stored(path: Path) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+    stored = np.load(path)
     ends = np.cumsum(stored["length"])
     whole = stored["samples"].astype(np.float32) / 32768
+    columns = (stored["held_out"], ends, stored["length"], stored["label"], stored["speaker"])
     found = [
         (bool(out), Clip(whole[end - length : end], int(label), str(speaker)))
-        for out, end, length, label, speaker in zip(
-            stored["held_out"], ends, stored["length"], stored["label"], stored["speaker"], strict=True
-        )
+        for out, end, length, label, speaker in zip(*columns, strict=True)
     ]
     return tuple(c for out, c in found if not out), tuple(c for out, c in found if out)
 
 
 if __name__ == "__main__":
     learned, kept = clips()
-    print(f"{len(learned)} clips to learn from, {len(kept)} held out, in {CACHE}")
+    print(f"{len(learned)} clips to learn from, {len(kept)} held out, in {CACHE}; {len(foreign())} of other languages")

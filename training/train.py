@@ -37,7 +37,7 @@ def pools(learnt: tuple[str, ...]) -> Pools:
         digits=data.digits(learnt),
         synthetic=tuple(clip for clip in voices if clip.label < 10),
         others=data.others("train"),
-        decoys=tuple(clip for clip in voices if clip.label >= 10),
+        decoys=tuple(clip for clip in voices if clip.label >= 10) + synthetic.foreign(),
         noises=data.noises(),
     )
 

@@ -18,7 +18,7 @@ LABELS = (*DIGITS, BACKGROUND)
 class Head:
     """The head's settings (`pipeline.manifest.KeywordsHead`) and the silence after the end; lengths in frames."""
 
-    smooth_frames: int = 5
+    smooth_frames: int = 8
     threshold: float = 0.5
     release: float = 0.25
     hold_frames: int = 2
@@ -39,7 +39,7 @@ class Recipe:
     # the model
     mels: int = 40
     cepstra: int = 24
-    log_floor: float = 1e-8
+    log_floor: float = 4e-6
     layers: int = 2
     hidden: int = 128
     dropout: float = 0.1
@@ -52,7 +52,7 @@ class Recipe:
     decide_after_frames: int = 6
     fade_frames: int = 4
     # the descent
-    passes: int = 80
+    passes: int = 110
     batches: int = 32
     segment_frames: int = 50
     learning_rate: float = 4e-3
