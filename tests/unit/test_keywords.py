@@ -165,12 +165,15 @@ def test_a_word_right_after_a_word_is_a_word_of_its_own():
 
 def test_a_better_label_takes_an_open_word_over():
     """Nine that turns out to be five is five, once."""
-    x = spoken(("silence", 4), ("maybe", 12), ("silence", 20)) * np.float32(0.9)
-    x[0, 4:8] = 0
+    x = spoken(("silence", 4), ("maybe", 12), ("silence", 20))
+    x[0, 4:16] = 0
     x[0, 4:8, LABELS.index("yes")] = 0.6
+    x[0, 8:16, LABELS.index("yes")] = 0.3
+    x[0, 8:16, LABELS.index("maybe")] = 0.7
     head = Keywords(KeywordsHead(background="silence", smooth_frames=3, threshold=0.5, hold_frames=3), LABELS)
     events, _ = head.step(x, head.initial_state(1))
     assert [LABELS[n] for n in events.label] == ["maybe"]
+    np.testing.assert_allclose(events.score, [0.7], rtol=1e-6)
 
 
 def test_background_is_never_a_word():

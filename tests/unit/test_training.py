@@ -11,9 +11,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 librosa = pytest.importorskip("librosa", reason="librosa is not installed (pip install -e '.[training]')")
 
 from pipeline.errors import ConfigError, ManifestError  # noqa: E402
+from pipeline.frontend import PowerSpectrum  # noqa: E402
 from pipeline.head import Events  # noqa: E402
 from pipeline.manifest import Provenance  # noqa: E402
-from training import augment, data, detector, export, score, train  # noqa: E402
+from training import augment, data, detector, export, score, synthetic, train  # noqa: E402
 from training.compose import BG, Composer, Pools, Word, targets  # noqa: E402
 from training.models.lstm import KeywordLSTM  # noqa: E402
 from training.recipes.digits import LABELS, RECIPE, Recipe  # noqa: E402
@@ -62,15 +63,17 @@ def test_a_warped_filterbank_reads_higher():
 
 def test_frames_are_librosas_log_mel():
     """Left-padded, not centred, in 64-bit on librosa's side: within 1e-4 in log units."""
-    samples = export.trial_signal(3.0).astype(np.float32) / np.float32(32768)
+    samples = export.trial_signal(3.0)[: 3 * 8000 // 160 * 160].astype(np.float32) / np.float32(32768)
+    window, hop = RECIPE.window_samples, RECIPE.hop_samples
+    frontend = PowerSpectrum(window, hop)
     model = KeywordLSTM(RECIPE)
-    frontend_frames = score.PowerSpectrum(256, 80).step(samples[None, :, None], {"context": np.zeros((1, 176), "f4")})
-    ours = model.log_mel(torch.from_numpy(frontend_frames[0]))[0].numpy()
-    padded = np.pad(samples.astype(np.float64), (176, 0))
-    power = librosa.feature.melspectrogram(
-        y=padded, sr=8000, n_fft=256, hop_length=80, center=False, n_mels=40, power=2.0, dtype=np.float64
+    power, _ = frontend.step(samples[None, :, None], frontend.initial_state(1))
+    ours = model.log_mel(torch.from_numpy(power))[0].numpy()
+    padded = np.pad(samples.astype(np.float64), (window - hop, 0))
+    mel_power = librosa.feature.melspectrogram(
+        y=padded, sr=8000, n_fft=window, hop_length=hop, center=False, n_mels=40, power=2.0, dtype=np.float64
     )
-    theirs = np.log(np.maximum(power, RECIPE.log_floor)).T
+    theirs = np.log(np.maximum(mel_power, RECIPE.log_floor)).T
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
 
@@ -92,7 +95,7 @@ def test_the_model_by_steps_is_the_model_by_the_whole():
 
 
 def test_targets_leave_the_beginning_open_and_fix_the_decision():
-    recipe = dataclasses.replace(RECIPE, decide_from=0.5, decide_after_frames=10, fade_frames=5)
+    recipe = dataclasses.replace(RECIPE, hop_samples=80, decide_from=0.5, decide_after_frames=10, fade_frames=5)
     allowed = targets([Word(4, 1600, 4800)], 100, recipe)  # frames 20 to 60
     both = allowed[:, 4] & allowed[:, BG]
     assert not allowed[:20, 4].any()
@@ -236,3 +239,28 @@ def test_the_noises_here_have_the_hash_that_a_download_must_have():
     from training import download
 
     assert download.recorded(data.corpus("noise")) == download.SHA256["noise"]
+
+
+def test_held_out_voices_are_no_training_voices():
+    heard = {voice.name.split("+")[-1] for voice in synthetic.voices()} | {
+        voice.name.split("+")[-1] for voice, _, _ in synthetic.abroad()
+    }
+    kept = {voice.name.split("+")[-1] for voice in synthetic.held_out()}
+    assert not heard & kept
+    assert len(synthetic.voices()) > 100
+
+
+def test_retouching_moves_one_voices_spectrum_to_anothers():
+    rng = np.random.default_rng(0)
+    dull, flat = (augment.coloured(rng, 16000, exponent) for exponent in (1.5, 0.0))
+    curve = augment.tilt([flat]) - augment.tilt([dull])
+    moved = augment.tilt([augment.retouch(dull, curve)])
+    assert np.abs(augment.tilt([flat]) - augment.tilt([dull]))[8:].max() > 6
+    assert np.abs(moved - augment.tilt([flat]))[8:].max() < 3
+    np.testing.assert_allclose(augment.retouch(flat, np.zeros(129, np.float32)), flat, atol=1e-5)
+
+
+def test_trimming_keeps_what_is_loud():
+    x = np.concatenate([np.full(800, 1e-4), np.full(1600, 0.5), np.full(800, 1e-4)]).astype(np.float32)
+    np.testing.assert_array_equal(augment.trimmed(x, 30.0), x[800:2400])
+    assert augment.trimmed(np.zeros(800, np.float32), 30.0).size == 0
