@@ -28,7 +28,7 @@ from pipeline.worker import Worker
 from tests import zoo
 
 DATA = Path(os.environ.get("STATEBELT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 
 
 def until(true: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
