@@ -64,7 +64,7 @@ def parse(
     """An entry of an input log to a Chunk.
 
     Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
-    `wrong_partition`, `bad_seq`, `bad_end`, `oversize`, `wrong_size`, `not_finite`.
+    `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `oversize`, `wrong_size`, `not_finite`.
     """
     unknown = fields.keys() - _KNOWN
     if unknown:
@@ -84,12 +84,15 @@ def parse(
             "its producer must use crc32(stream) % partitions",
         )
     seq = _seq(fields[b"seq"])
+    ms = int(entry_id.split(b"-")[0])
+    if ms > MAX_SEQ:  # whoever may push may choose ids; times are counted in 63 bits
+        raise ChunkRejected("bad_id", f"id {entry_id.decode()}: its time lies beyond 2**62 ms; push with id *")
     end = fields.get(b"end", b"0")
     if end not in (b"0", b"1"):
         raise ChunkRejected("bad_end", f"end is {end[:20]!r}; expected 0 or 1")
     return Chunk(
         id=entry_id,
-        ms=int(entry_id.split(b"-")[0]),
+        ms=ms,
         stream=stream,
         seq=seq,
         samples=_samples(fields[b"data"], spec, max_chunk_bytes),

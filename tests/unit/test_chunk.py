@@ -65,6 +65,13 @@ def test_a_stream_in_a_foreign_partition() -> None:
     assert parse(b"1-0", GOOD, AUDIO, partition=at, partitions=8).stream == "s"
 
 
+@pytest.mark.parametrize("ms", [2**62 + 1, 2**64 - 1])
+def test_an_id_beyond_all_times(ms: int) -> None:
+    with pytest.raises(ChunkRejected) as rejected:
+        parse(b"%d-0" % ms, GOOD, AUDIO, partition=0, partitions=1)
+    assert rejected.value.reason == "bad_id"
+
+
 def test_no_samples_are_a_chunk() -> None:
     assert parse(b"1-0", {**GOOD, b"data": b""}, AUDIO, partition=0, partitions=1).samples.shape == (0, 1)
 
