@@ -82,7 +82,7 @@ def _show(status: TopicStatus) -> None:
         f"{topic.partitions} partitions",
         highlight=False,
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for name in ("partition", "chunks", "group", "owner", "epoch", "lag", "streams", "results", "dead"):
         table.add_column(name, justify="left" if name in ("group", "owner") else "right", overflow="fold")
     for partition in status.partitions:
