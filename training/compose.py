@@ -163,7 +163,7 @@ class Composer:
         if foreign:
             return _any(rng, pools.others if kind < 0.7 or not pools.decoys else pools.decoys), pace
         label = int(rng.integers(10))
-        if kind < 0.48 and self._digits[label]:
+        if kind < 0.42 and self._digits[label]:
             return _any(rng, self._digits[label]), pace
         if kind < 0.76 and self._synthetic[label]:
             return _any(rng, self._synthetic[label]), pace

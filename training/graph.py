@@ -42,7 +42,7 @@ def graph(model: KeywordLSTM) -> onnx.ModelProto:
     }
     nodes = [
         helper.make_node("MatMul", ["power", "mel"], ["mel_power"]),
-        helper.make_node("Max", ["mel_power", "floor"], ["floored"]),
+        helper.make_node("Add", ["mel_power", "floor"], ["floored"]),
         helper.make_node("Log", ["floored"], ["log_mel"]),
         helper.make_node("MatMul", ["log_mel", "dct"], ["cepstra"]),
         helper.make_node("Sub", ["cepstra", "mean"], ["centred"]),

@@ -1,6 +1,6 @@
 """The keyword LSTM: power spectra to class probabilities, `h` and `c` carried by the caller.
 
-x_t   = (D log(max(W_mel p_t, floor)) - mean) * scale          D: the first K rows of the orthonormal DCT-II
+x_t   = (D log(W_mel p_t + floor) - mean) * scale          D: the first K rows of the orthonormal DCT-II
 i_t   = sigma(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)        f_t, o_t likewise
 g_t   = tanh (W_ig x_t + b_ig + W_hg h_(t-1) + b_hg)
 c_t   = f_t * c_(t-1) + i_t * g_t
@@ -55,8 +55,8 @@ class KeywordLSTM(nn.Module):
         return torch.zeros(self.layers, batch, self.hidden), torch.zeros(self.layers, batch, self.hidden)
 
     def log_mel(self, power: Tensor, bank: Tensor | None = None) -> Tensor:
-        """`[B, T, F]` power to `[B, T, M]` natural log mel power; `bank` `[B, F, M]` warps each stream's own."""
-        return (power @ (self.mel if bank is None else bank)).clamp_min(self.floor).log()
+        """`[B, T, F]` power to `[B, T, M]` log of mel power plus the floor; `bank` `[B, F, M]` warps each stream's."""
+        return (power @ (self.mel if bank is None else bank)).add(self.floor).log()
 
     def logits(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, T, M]` log mel frames to `[B, T, C]` logits."""

@@ -39,10 +39,10 @@ class Recipe:
     # the model
     mels: int = 40
     cepstra: int = 24
-    log_floor: float = 4e-6
+    log_floor: float = 1e-6
     layers: int = 2
     hidden: int = 128
-    dropout: float = 0.1
+    dropout: float = 0.2
     # the composed streams
     streams: int = 16
     stream_s: float = 5.0
@@ -52,7 +52,7 @@ class Recipe:
     decide_after_frames: int = 6
     fade_frames: int = 4
     # the descent
-    passes: int = 110
+    passes: int = 75
     batches: int = 32
     segment_frames: int = 50
     learning_rate: float = 4e-3
