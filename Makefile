@@ -66,11 +66,11 @@ $(BIN)/python:
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@echo "installing the runtime into $(VENV) ..."
-	@$(PIP) install -q -e .
+	@$(PIP) install -qq -e .
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml $(VENV)/.runtime
 	@echo "installing training and tests into $(VENV) (torch among them) ..."
-	@$(PIP) install -q $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
-	@$(PIP) install -q -e '.[training,test]'
+	@$(PIP) install -qq $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
+	@$(PIP) install -qq -e '.[training,test]'
 	@touch $@

@@ -21,8 +21,11 @@ import soundfile
 from pipeline.bundle import SHIPPED, load
 from pipeline.offline import run
 from tests.harness import until
+from tests.unit.test_cli import statebelt
 
 SPOKEN = SHIPPED.parent / "recordings" / "digits.flac"
+
+ENDINGS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
 
 
 def excerpt(path: Path, from_s: float, to_s: float) -> tuple[Path, list[str]]:
@@ -123,21 +126,19 @@ def test_streams_in_parallel_each_with_its_truth(tmp_path: Path) -> None:
 
 
 def test_what_was_not_said_is_exit_1(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in ENDINGS}
     path, heard = excerpt(tmp_path / "x.wav", 0.2, 1.8)
     say_truth(path, [*heard, "nine"])
-    with demo(tmp_path, path) as running:
-        status, out, _ = running.finish()
-    assert status == 1
+    out, _ = statebelt("demo", path, code=1)
     assert "not what was said" in out
     assert "p99" in out
     assert "real-time factor" in out
+    assert {number: signal.getsignal(number) for number in ENDINGS} == before
 
 
 def test_own_recordings_without_truth(tmp_path: Path) -> None:
     path, heard = excerpt(tmp_path / "x.wav", 0.2, 1.8)
-    with demo(tmp_path, path) as running:
-        status, out, err = running.finish()
-    assert status == 0, err
+    out, _ = statebelt("demo", path)
     assert "every stream was processed to its end" in out
     assert all(word in out for word in heard)
 
@@ -145,9 +146,7 @@ def test_own_recordings_without_truth(tmp_path: Path) -> None:
 def test_an_unreadable_recording_among_others(tmp_path: Path) -> None:
     path, _ = excerpt(tmp_path / "x.wav", 0.2, 1.8)
     (tmp_path / "bad.wav").write_bytes(b"bad")
-    with demo(tmp_path, path, tmp_path / "bad.wav", tmp_path / "absent.wav") as running:
-        status, out, err = running.finish()
-    assert status == 2
+    out, err = statebelt("demo", path, tmp_path / "bad.wav", tmp_path / "absent.wav", code=2)
     assert "bad.wav: not a recording" in err
     assert "absent.wav: no such file" in err
     assert "every stream was processed to its end" in out
@@ -171,18 +170,15 @@ def test_mistakes_start_nothing(tmp_path: Path, arguments: tuple[str, ...], mess
 def test_a_truth_that_is_none(tmp_path: Path) -> None:
     path, _ = excerpt(tmp_path / "x.wav", 0.2, 0.6)
     path.with_suffix(".json").write_text('["one"]')
-    with demo(tmp_path, path) as running:
-        status, _, err = running.finish()
-    assert status == 2
+    _, err = statebelt("demo", path, code=2)
     assert 'x.json: expected {"words"' in err
 
 
 def test_somebody_elses_server_is_left_as_it_was(tmp_path: Path, url: str, redis_client: redis.Redis) -> None:
     redis_client.set("theirs", "1")
     path, _ = excerpt(tmp_path / "x.wav", 0.2, 1.2)
-    with demo(tmp_path, path, "--url", url) as running:
-        status, _, err = running.finish()
-    assert status == 0, err
+    out, _ = statebelt("demo", path, "--url", url, "--json")
+    assert [json.loads(line)["kind"] for line in out.splitlines()][-1] == "summary"
     assert redis_client.keys() == [b"theirs"]
 
 
@@ -194,9 +190,6 @@ def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
         running.assert_nothing_left()
     assert status == 1
     assert "the worker ended with status -9; its log:" in err
-
-
-ENDINGS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
 
 
 @pytest.mark.parametrize("number", ENDINGS, ids=lambda number: signal.Signals(number).name)
