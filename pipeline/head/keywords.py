@@ -1,10 +1,13 @@
 """Keywords: frame probabilities to words, with hysteresis.
 
-The probabilities are smoothed by a causal moving average. A word begins when one of them reaches `threshold`;
-while it lasts, a label with a higher peak takes it over (so "nine" may still become "five"). It is over, and
-published, when its own probability has stayed below `release` for `hold_frames`, or at once when another
-word has taken its place. The score is the peak. Start and end are moved back by what smoothing and the
-model's own habit delay them (`lead_frames`, `trail_frames`).
+The probabilities are smoothed by a causal moving average. A word begins when one of them reaches `low`; while it
+lasts, a label with a higher peak takes it over (so "nine" may still become "five"). It is over when its own
+probability has stayed below `release` for `hold_frames`, or at once when another word has taken its place; then it
+is published if its peak reached `threshold`. The score is the peak. Start and end are moved back by what smoothing
+and the model's own habit delay them (`lead_frames`, `trail_frames`).
+
+A word that stayed below `threshold` is remembered: if the stream ends within `final_frames` of it, and no other word
+was published so near to the end, it is published then. Without a `final_threshold` there are no such words.
 
 Exact whatever the chunks: each average is a sum of W shifted slices in one fixed order, never a running
 sum. Exact whatever the batch: every operation is elementwise over streams.
@@ -17,6 +20,8 @@ import numpy as np
 from pipeline.component import Array, Field, State, fresh
 from pipeline.head.events import Events
 from pipeline.manifest import KeywordsHead
+
+_FAINT = ("faint", "faint_begin", "faint_last", "faint_peak")
 
 
 class Keywords:
@@ -43,7 +48,11 @@ class Keywords:
             Field("begin", "int64", ()),  # the frame that opened it
             Field("last", "int64", ()),  # the last frame at which it stood above release
             Field("peak", "float32", ()),
-            Field("free", "int64", ()),  # the first frame at which a word may begin
+            Field("free", "int64", ()),  # the first frame at which a word may begin; 0 until one was published
+            Field("faint", "int64", (), -1.0),  # the best word that stayed below the threshold; -1: none
+            Field("faint_begin", "int64", ()),
+            Field("faint_last", "int64", ()),
+            Field("faint_peak", "float32", ()),
         )
 
     def initial_state(self, batch: int) -> State:
@@ -58,16 +67,23 @@ class Keywords:
         if not self._words.size:
             return Events.none(), after
         with np.errstate(invalid="ignore"):
-            ready: Array = np.any(smooth >= self.spec.threshold, axis=2)
+            ready: Array = np.any(smooth >= self.spec.low, axis=2)
         rows = np.flatnonzero(np.any(ready, axis=1) | (state["word"] >= 0))
         if not rows.size:
             return Events.none(), after
         return self._decide(smooth[rows], np.any(ready[rows], axis=0), rows, state, after)
 
     def flush(self, state: State) -> Events:
-        """The words that the end cut off."""
-        rows = np.flatnonzero(state["word"] >= 0)
-        return self._events(rows, state["word"], state["begin"], state["last"], state["peak"], rows)
+        """The words that the end cut off, and those it leaves no more time for."""
+        near = state["frames"] - self.spec.final_frames
+        alone = (state["free"] == 0) | (state["free"] <= near)
+        is_open = (state["word"] >= 0) & ((state["peak"] >= self.spec.threshold) | alone)
+        faint = ~is_open & (state["faint"] >= 0) & alone & (state["faint_last"] >= near)
+
+        rows = np.flatnonzero(is_open | faint)
+        pairs = (("word", "faint"), ("begin", "faint_begin"), ("last", "faint_last"), ("peak", "faint_peak"))
+        word, begin, last, peak = (np.where(is_open, state[now], state[before]) for now, before in pairs)
+        return self._events(rows, word, begin, last, peak, rows)
 
     def _smoothed(self, x: Array, past: Array) -> tuple[Array, Array]:
         """(moving averages `[B, T, words]`, the last W - 1 frames)."""
@@ -85,6 +101,7 @@ class Keywords:
         spec, count = self.spec, np.arange(rows.size)
         seen = state["frames"][rows]
         word, begin, last, peak, free = (state[k][rows] for k in ("word", "begin", "last", "peak", "free"))
+        faint = tuple(state[k][rows] for k in _FAINT)
         found: list[Events] = []
         wakes = np.flatnonzero(ready)
         t, frames = 0, smooth.shape[1]
@@ -101,21 +118,30 @@ class Keywords:
                 is_open = word >= 0
                 own = value[count, np.maximum(word, 0)]
                 taken = is_open & (high > peak)
-                opens = ~is_open & (high >= spec.threshold) & (now >= free)
+                opens = ~is_open & (high >= spec.low) & (now >= free)
                 word = np.where(taken | opens, top, word)
                 peak = np.where(taken | opens, high, peak)
                 begin = np.where(opens, now, begin)
                 stands = opens | (is_open & (taken | (own >= spec.release)))
                 last = np.where(stands, now, last)
-                replaced = (high >= spec.threshold) & (top != word)
+                replaced = (high >= spec.low) & (top != word)
                 over = is_open & ~stands & (replaced | (now - last >= spec.hold_frames))
                 if over.any():
-                    which = np.flatnonzero(over)
-                    found.append(self._events(which, word, begin, last, peak, rows[which]))
+                    loud = over & (peak >= spec.threshold)
+                    which = np.flatnonzero(loud)
+                    if which.size:
+                        found.append(self._events(which, word, begin, last, peak, rows[which]))
+                    near = now - spec.final_frames
+                    better = (faint[0] < 0) | (peak >= faint[3]) | (faint[2] < near)
+                    kept = over & ~loud & better & ((free == 0) | (free <= near))
+                    whole = (word, begin, last, peak)
+                    faint = tuple(np.where(kept, new, old) for new, old in zip(whole, faint, strict=True))
+                    faint = (np.where(loud, -1, faint[0]), *faint[1:])
                     word = np.where(over, -1, word)
-                    free = np.where(over, now + 1 + spec.refractory_frames, free)
+                    free = np.where(loud, now + 1 + spec.refractory_frames, free)
                 t += 1
-        for name, value in (("word", word), ("begin", begin), ("last", last), ("peak", peak), ("free", free)):
+        names = ("word", "begin", "last", "peak", "free", *_FAINT)
+        for name, value in zip(names, (word, begin, last, peak, free, *faint), strict=True):
             after[name] = state[name].copy()
             after[name][rows] = value
         if not found:

@@ -18,11 +18,18 @@ LABELS = ("yes", "silence", "no", "maybe")
 def oracle(x, spec, labels):
     """Events of one stream `[T, C]` as tuples, in plain Python: what the docstring of the head promises."""
     names = [n for n, label in enumerate(labels) if label != spec.background]
-    found, current, free = [], None, 0
+    found, current, free, faint = [], None, 0, None
+    low = spec.threshold if spec.final_threshold is None else spec.final_threshold
+
+    def alone(t):
+        return free == 0 or t - free >= spec.final_frames
+
     for t in range(len(x) + 1):
         if t == len(x):
-            if current:
+            if current and (current["peak"] >= np.float32(spec.threshold) or alone(t)):
                 found.append(current)
+            elif faint and alone(t) and t - faint["last"] <= spec.final_frames:
+                found.append(faint)
             break
         window = [np.zeros(len(labels), np.float32)] * max(0, spec.smooth_frames - t - 1)
         window += [x[k] for k in range(max(0, t - spec.smooth_frames + 1), t + 1)]
@@ -34,17 +41,23 @@ def oracle(x, spec, labels):
             average[n] = np.float32(total * np.float32(1.0 / spec.smooth_frames))
         top = max(names, key=lambda n: average[n])
         if current is None:
-            if average[top] >= np.float32(spec.threshold) and t >= free:
+            if average[top] >= np.float32(low) and t >= free:
                 current = {"label": top, "begin": t, "last": t, "peak": average[top]}
         elif average[top] > current["peak"]:
             current.update(label=top, peak=average[top], last=t)
         elif average[current["label"]] >= np.float32(spec.release):
             current["last"] = t
         else:
-            replaced = average[top] >= np.float32(spec.threshold) and top != current["label"]
+            replaced = average[top] >= np.float32(low) and top != current["label"]
             if replaced or t - current["last"] >= spec.hold_frames:
-                found.append(current)
-                current, free = None, t + 1 + spec.refractory_frames
+                if current["peak"] >= np.float32(spec.threshold):
+                    found.append(current)
+                    free, faint = t + 1 + spec.refractory_frames, None
+                elif alone(t) and (
+                    not faint or current["peak"] >= faint["peak"] or t - faint["last"] > spec.final_frames
+                ):
+                    faint = current
+                current = None
     result = []
     for event in found:
         start = max(0, event["begin"] - spec.lead_frames)
@@ -70,11 +83,13 @@ def random_probabilities(seed: int, batch: int, frames: int):
 
 
 specs = st.builds(
-    lambda smooth, threshold, share, hold, pause, lead, trail: KeywordsHead(
+    lambda smooth, threshold, share, hold, pause, lead, trail, low, near: KeywordsHead(
         background="silence",
         smooth_frames=smooth,
         threshold=threshold,
-        release=threshold * share,
+        release=threshold * share * (low or 1.0),
+        final_threshold=low and threshold * low,
+        final_frames=near,
         hold_frames=hold,
         refractory_frames=pause,
         lead_frames=lead,
@@ -87,6 +102,8 @@ specs = st.builds(
     st.integers(0, 7),
     st.integers(0, 5),
     st.integers(0, 5),
+    st.sampled_from([None, 1.0, 0.5, 0.25]),
+    st.integers(0, 30),
 )
 
 
@@ -180,4 +197,30 @@ def test_background_is_never_a_word():
     head = Keywords(KeywordsHead(background="silence", smooth_frames=2, threshold=0.5), LABELS)
     events, state = head.step(spoken(("silence", 50)), head.initial_state(1))
     assert not len(events.label)
+    assert not len(head.flush(state).label)
+
+
+@pytest.mark.parametrize(("after", "heard"), [(10, ["no"]), (40, [])])
+def test_a_faint_word_near_the_end_is_published_when_nothing_more_can_come(after, heard):
+    spec = KeywordsHead(
+        background="silence", smooth_frames=2, threshold=0.8, final_threshold=0.3, release=0.2, final_frames=20
+    )
+    x = spoken(("silence", 5), ("no", 10), ("silence", after)) * np.float32(0.5)
+    head = Keywords(spec, LABELS)
+    events, state = head.step(x, head.initial_state(1))
+    assert not len(events.label)
+    last = head.flush(state)
+    assert [LABELS[n] for n in last.label] == heard
+    assert all(last.score == np.float32(0.5))
+
+
+def test_a_faint_word_after_a_clear_one_is_none():
+    spec = KeywordsHead(
+        background="silence", smooth_frames=2, threshold=0.8, final_threshold=0.3, release=0.2, final_frames=60
+    )
+    x = spoken(("yes", 10), ("silence", 10), ("no", 10), ("silence", 10))
+    x[0, 20:] *= np.float32(0.5)
+    head = Keywords(spec, LABELS)
+    events, state = head.step(x, head.initial_state(1))
+    assert [LABELS[n] for n in events.label] == ["yes"]
     assert not len(head.flush(state).label)
