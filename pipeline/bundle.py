@@ -80,7 +80,7 @@ def load(bundle: str | Path) -> Bundle:
     8000.0
     """
     path = Path(bundle)
-    if not path.exists() and path.name == str(bundle) and not path.suffix:
+    if not path.is_file() and path.name == str(bundle) and not path.suffix:
         path = SHIPPED / f"{bundle}.onnx"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"

@@ -18,7 +18,7 @@ METADATA_KEY = "statebelt.manifest"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no NaN: null came back
 
 
 class InputSpec(_Part):
@@ -114,6 +114,8 @@ class KeywordsHead(_Part):
     threshold: smoothed probability at which a word counts. release: below it for `hold_frames` frames in a
     row the word is over. refractory_frames: after a word, frames in which none can begin. lead_frames,
     trail_frames: by how much start and end are moved back, to make up for what smoothing and the model delay them.
+    final_threshold: at the end of a stream nothing more will come, so a word that stayed below `threshold` within the
+    last `final_frames` is published all the same if it reached this (None: `threshold`), with its own low score.
     """
 
     kind: Literal["keywords"] = "keywords"
@@ -125,11 +127,21 @@ class KeywordsHead(_Part):
     refractory_frames: int = Field(default=0, ge=0, le=10_000)
     lead_frames: int = Field(default=0, ge=0, le=10_000)
     trail_frames: int = Field(default=0, ge=0, le=10_000)
+    final_threshold: float | None = Field(default=None, gt=0, le=1)
+    final_frames: int = Field(default=0, ge=0, le=10_000)
+
+    @property
+    def low(self) -> float:
+        """The probability from which on a word is followed at all."""
+        return self.threshold if self.final_threshold is None else self.final_threshold
 
     @model_validator(mode="after")
     def _ordered(self) -> KeywordsHead:
-        if self.release > self.threshold:
-            raise ValueError(f"release {self.release} exceeds threshold {self.threshold}")
+        if not self.release <= self.low <= self.threshold:
+            raise ValueError(
+                f"release {self.release}, final_threshold {self.final_threshold} and threshold {self.threshold} "
+                "must rise in this order"
+            )
         return self
 
 

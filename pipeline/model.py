@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnxruntime as ort
 
@@ -75,12 +77,12 @@ class OnnxModel:
             raise ManifestError(
                 f"{source}: the graph does not run on 2 streams of {self.block} frames of {self._features}: {error}"
             ) from None
-        got = {"output": scores.shape, **{name: array.shape for name, array in after.items()}}
-        expected = {"output": (2, self.block, self._classes), **{name: array.shape for name, array in state.items()}}
+        compared = [(f"output {self._outputs[0]!r}", (2, self.block, self._classes), scores.shape)]
+        compared += [(f"state {name!r}", array.shape, after[name].shape) for name, array in state.items()]
         wrong = [
-            f"{name}: the manifest says {list(expected[name])}, the graph gives {list(shape)}"
-            for name, shape in got.items()
-            if shape != expected[name]
+            f"{name}: the manifest says {list(expected)}, the graph gives {list(got)}"
+            for name, expected, got in compared
+            if got != expected
         ]
         if wrong:
             raise ManifestError(f"{source}: {'; '.join(wrong)}. Write the graph's shapes into the manifest")
@@ -95,6 +97,9 @@ def open_runtime(model: bytes, source: str) -> ort.InferenceSession:
     # Batches and cuts vary from step to step: a memory pattern for every shape would only grow.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    # External data would be read from wherever this process runs, and no fingerprint would cover them. Nothing can
+    # lie below this path, so a graph that names some is refused.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, one for each status code
@@ -135,4 +140,10 @@ def _check_graph(runtime: ort.InferenceSession, manifest: Manifest, source: str)
             raise ManifestError(
                 f"{source}: input {name!r} is {node.type} {node.shape} in the graph, "
                 f"{dtype} {['B or T' if n is None else n for n in shape]} in the manifest"
+            )
+    for name, dtype in {spec.output: "float32", **{s.output: s.dtype for s in spec.states}}.items():
+        if outputs[name].type != _ELEMENT[dtype]:
+            raise ManifestError(
+                f"{source}: output {name!r} is {outputs[name].type} in the graph, expected {dtype}"
+                + (" (scores are)" if name == spec.output else " as its state in the manifest")
             )
