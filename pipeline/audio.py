@@ -30,7 +30,8 @@ def read(path: Path, spec: InputSpec) -> Array:
             rate_hz = recording.samplerate
             exact = recording.subtype in _INT16_SUBTYPES
             samples = recording.read(dtype="int16" if exact else "float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+        # TypeError: a headerless format (.raw). MemoryError: a header that promises more than there can be.
         raise AudioError(f"{path}: not a recording that libsndfile can read ({error})") from None
     return fit(samples, rate_hz, spec, str(path))
 
@@ -42,13 +43,14 @@ def fit(samples: Array, rate_hz: float, spec: InputSpec, source: str) -> Array:
     if samples.shape[1] == spec.channels and rate_hz == spec.sample_rate_hz and samples.dtype == spec.sample_type:
         return _finite(samples, source)
     x = samples.astype(np.float32) / 32768 if samples.dtype == np.int16 else samples.astype(np.float32)
+    _finite(x, source)  # before any conversion: NaN as int16 would be some number
     if x.shape[1] != spec.channels:
         x = x.mean(axis=1, keepdims=True)
     if rate_hz != spec.sample_rate_hz and len(x):
         import soxr
 
-        x = soxr.resample(_finite(x, source), rate_hz, spec.sample_rate_hz, quality="HQ")
-    return _finite(to_sample_type(x, spec.sample_type), source)
+        x = soxr.resample(x, rate_hz, spec.sample_rate_hz, quality="HQ")
+    return to_sample_type(x, spec.sample_type)
 
 
 def to_sample_type(samples: Array, sample_type: str) -> Array:
@@ -78,12 +80,14 @@ def pcm(stream: BinaryIO, spec: InputSpec, chunk_samples: int) -> Iterator[Array
     dtype = np.dtype(spec.sample_type).newbyteorder("<")
     sample_bytes = dtype.itemsize * spec.channels
     while data := stream.read(chunk_samples * sample_bytes):
-        if len(data) % sample_bytes:
+        odd = len(data) % sample_bytes
+        if len(data) > odd:
+            yield np.frombuffer(data, dtype, (len(data) - odd) // dtype.itemsize).reshape(-1, spec.channels)
+        if odd:
             raise AudioError(
-                f"standard input ended within a sample: {len(data) % sample_bytes} of {sample_bytes} bytes "
+                f"standard input ended within a sample: {odd} of {sample_bytes} bytes "
                 f"({spec.channels} x {spec.sample_type}); what came before was pushed"
             )
-        yield np.frombuffer(data, dtype).reshape(-1, spec.channels)
 
 
 def recordings(paths: list[Path]) -> list[Path]:
