@@ -62,8 +62,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = os.environ.get("STATEBELT_CONFIG", SETTINGS_FILE)
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
 
     @property
     def redis_url(self) -> str:
@@ -78,9 +77,15 @@ class Settings(BaseSettings):
         return Policy(idle_ms=self.idle_ms, tombstone_ms=self.tombstone_ms, on_gap=self.on_gap)
 
 
+def _file() -> Path:
+    return Path(os.environ.get("STATEBELT_CONFIG", SETTINGS_FILE))
+
+
 def load_settings(**flags: object) -> Settings:
     """The settings in force; flags that are None were not given. Raises ConfigError naming each at fault."""
     given = {name: value for name, value in flags.items() if value is not None}
+    if "STATEBELT_CONFIG" in os.environ and not _file().is_file():
+        raise ConfigError(f"settings: STATEBELT_CONFIG names {str(_file())!r}, which is no file")
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
@@ -88,6 +93,6 @@ def load_settings(**flags: object) -> Settings:
             f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {str(item['input'])[:80]!r})"
             for item in error.errors()
         )
-        raise ConfigError(f"settings: {faults}. They come from flags, STATEBELT_* and {SETTINGS_FILE}") from None
+        raise ConfigError(f"settings: {faults}. They come from flags, STATEBELT_* and {_file()}") from None
     except ValueError as error:  # a settings file that is not TOML
-        raise ConfigError(f"settings: {SETTINGS_FILE} cannot be read: {error}") from None
+        raise ConfigError(f"settings: {_file()} cannot be read: {error}") from None
