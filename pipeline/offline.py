@@ -36,6 +36,7 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None) -> 
     []
     """
     spec = bundle.manifest.input
+    samples = np.asarray(samples)
     signal = samples[:, None] if samples.ndim == 1 else samples
     if signal.dtype != spec.sample_type or signal.ndim != 2 or signal.shape[1] != spec.channels:
         raise ConfigError(
