@@ -39,17 +39,21 @@ class Outbox:
         self._sample_bytes = self._dtype.itemsize * spec.channels
         self._chunk_samples = max(1, max_chunk_bytes // self._sample_bytes)
         self._streams: dict[str, _Stream] = {}
+        self._above_ended = 0
 
     def new(self, streams: Iterable[str]) -> list[str]:
         """Those of `streams` that have no number to go on from. Raises ChunkRejected: `bad_stream`."""
         return [stream for stream in streams if check_stream(stream) not in self._streams]
 
     def begin(self, streams: Iterable[str], seq: int) -> None:
-        """The next chunk of each of `streams` is number `seq`."""
-        self._streams.update({stream: _Stream(seq, []) for stream in streams})
+        """The next chunk of each of `streams` is number `seq`; higher where a stream that ended here had more."""
+        first = max(seq, self._above_ended)
+        self._streams.update({stream: _Stream(first, []) for stream in streams})
 
     def pack(self, stream: str, samples: Array, end: bool) -> list[Pushed]:
-        """Samples to numbered chunks. Nothing is settled until `stored`, so a repeat gets the same numbers.
+        """Samples to numbered chunks. Changes nothing: a push that is refused here was never made.
+
+        The samples that failed last get the same numbers again, and only they.
 
         Raises ChunkRejected: `wrong_type`, `wrong_shape`, `not_finite`, `bad_stream`.
         """
@@ -58,11 +62,23 @@ class Outbox:
         parts = [data[at : at + size] for at in range(0, len(data), size)] or [b""]
         state = self._streams[stream]
         first = state.next_seq
-        if state.failed and [p.data for p in state.failed] != parts:
-            # Whether the failed chunks are stored is unknown. Other samples must not pass for them.
+        if state.failed:
+            # Whether the failed chunks are stored is unknown. Nothing else must pass for them.
             first = state.failed[-1].seq + 1
+            if b"".join(p.data for p in state.failed) == data and (end or not state.failed[-1].end):
+                # An end that was not asked for then is a chunk of its own: within theirs it could be a duplicate.
+                late_end = [Pushed(stream, first, b"", True)] if end and not state.failed[-1].end else []
+                return [*state.failed, *late_end]
         last = len(parts) - 1
         return [Pushed(stream, first + i, part, end and i == last) for i, part in enumerate(parts)]
+
+    def sending(self, chunks: Sequence[Pushed]) -> None:
+        """These may or may not be in the log, until they are `stored`. Whatever ends a push, this is then true."""
+        streams: dict[str, list[Pushed]] = {}
+        for chunk in chunks:
+            streams.setdefault(chunk.stream, []).append(chunk)
+        for stream, unknown in streams.items():
+            self._streams[stream] = _Stream(unknown[0].seq, unknown)
 
     def stored(self, chunks: Sequence[Pushed]) -> None:
         """These are in the log."""
@@ -70,16 +86,9 @@ class Outbox:
             if chunk.end:
                 # Whatever comes under this name later is a new stream, and asks for a number of its own.
                 self._streams.pop(chunk.stream, None)
+                self._above_ended = max(self._above_ended, chunk.seq + 1)
             else:
                 self._streams[chunk.stream] = _Stream(chunk.seq + 1, [])
-
-    def failed(self, chunks: Sequence[Pushed]) -> None:
-        """These may or may not be in the log."""
-        streams: dict[str, list[Pushed]] = {}
-        for chunk in chunks:
-            streams.setdefault(chunk.stream, []).append(chunk)
-        for stream, unknown in streams.items():
-            self._streams[stream] = _Stream(unknown[0].seq, unknown)
 
     def _encode(self, stream: str, samples: Array) -> bytes:
         spec = self._spec

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
+import pydantic
 
 from pipeline.broker import topic as topics
 from pipeline.broker.appender import Appender, AppendFailed, AppendFull, AsyncAppender, Pushed
-from pipeline.broker.connection import check_server, connect, connect_async, translate
+from pipeline.broker.connection import TIMEOUT_S, check_server, connect, connect_async, translate
+from pipeline.broker.keys import partition_of
 from pipeline.chunk import MAX_CHUNK_BYTES
 from pipeline.component import Array
 from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError
@@ -43,11 +46,20 @@ def _topic(
             if found is None:
                 raise ConfigError(f"there is no topic {name!r} yet; say sample_rate_hz (and channels) to create it")
             return found
-        count = partitions or load_settings().partitions
+        count = load_settings().partitions if partitions is None else partitions
         wanted = topics.Topic(name, sample_rate_hz, sample_type, channels, count)
+        _spec(wanted)  # before it is written for all to see
         return topics.create(client, wanted, any_partitions=partitions is None)
     finally:
         client.close()
+
+
+def _spec(topic: topics.Topic) -> InputSpec:
+    try:
+        return InputSpec(sample_rate_hz=topic.sample_rate_hz, channels=topic.channels, sample_type=topic.sample_type)
+    except pydantic.ValidationError as error:
+        faults = "; ".join(f"{item['loc'][0]} {item['input']}: {item['msg']}" for item in error.errors())
+        raise ConfigError(f"topic {topic.name!r}: {faults}") from None
 
 
 class _Base:
@@ -67,17 +79,21 @@ class _Base:
         timeout_s: float = 10.0,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
+        if when_full not in ("block", "refuse") or max_backlog < 0:
+            raise ConfigError(
+                f"when_full {when_full!r}, max_backlog {max_backlog}; expected block or refuse; 0 (no bound) or more"
+            )
         self._url = load_settings(url=url).redis_url
         found = _topic(topic, self._url, sample_rate_hz, sample_type, channels, partitions)
         self.topic = topic
         self.partitions = found.partitions
-        self.spec = InputSpec(
-            sample_rate_hz=found.sample_rate_hz, channels=found.channels, sample_type=found.sample_type
-        )
+        self.spec = _spec(found)
         self.resent = 0
         self._max_backlog = max_backlog
         self._when_full = when_full
         self._timeout_s = timeout_s
+        # A server that is silent, not gone, must not hold a push for longer than it was given.
+        self._reply_timeout_s = min(TIMEOUT_S, max(1.0, timeout_s))
         self._outbox = Outbox(self.spec, max_chunk_bytes)
         self._connect()
 
@@ -91,7 +107,16 @@ class _Base:
         names = [stream for stream, _, _ in items]
         if len(set(names)) < len(names):
             raise ConfigError(f"a stream stands twice in one push_many ({len(names)} items): join its samples")
-        return [self._outbox.pack(*item) for item in items]
+        packed = [self._outbox.pack(*item) for item in items]
+        if 0 < self._max_backlog < sum(map(len, packed)):
+            together = Counter(partition_of(chunk.stream, self.partitions) for part in packed for chunk in part)
+            partition, most = together.most_common(1)[0]
+            if most > self._max_backlog:
+                raise ConfigError(
+                    f"a push of {most} chunks to partition {partition} never fits max_backlog {self._max_backlog}: "
+                    "push less at a time, or raise it"
+                )
+        return packed
 
     def _after(self, error: BrokerUnavailable | BacklogFull, chunks: list[Pushed], since_s: float) -> list[Pushed]:
         """What to send again after a failure; raises when it is time to tell the caller."""
@@ -107,9 +132,8 @@ class _Base:
         kept = {id(chunk) for chunk in again}
         self._outbox.stored([chunk for chunk in chunks if id(chunk) not in kept])
         if give_up:
-            self._outbox.failed(again)
             raise error
-        self.resent += len(again)
+        self.resent += 0 if isinstance(error, AppendFull) else len(again)
         return again
 
 
@@ -128,8 +152,8 @@ class Producer(_Base):
         ConfigError: the topic carries something else, or is not there.
         BrokerUnavailable: no Redis.
 
-    After BrokerUnavailable or BacklogFull, push the same samples again: they keep their numbers, and what had
-    been stored is dropped as a duplicate.
+    After BrokerUnavailable or BacklogFull (or a push that was cancelled), push the same samples again: they keep
+    their numbers, and what had been stored is dropped as a duplicate. Other samples never pass for them.
 
     >>> producer = Producer("calls", url=url, sample_rate_hz=8000)
     >>> first = producer.push("call-1", np.zeros(800, np.int16))
@@ -139,7 +163,7 @@ class Producer(_Base):
     """
 
     def _connect(self) -> None:
-        self._client = connect(self._url)
+        self._client = connect(self._url, self._reply_timeout_s)
         self._appender = Appender(self._client, self.topic, self.partitions, self._max_backlog)
 
     def push(self, stream: str, samples: Array, *, end: bool = False) -> int:
@@ -166,6 +190,7 @@ class Producer(_Base):
                 time.sleep(_WAIT_S)
         packed = self._pack(items)
         chunks = [chunk for part in packed for chunk in part]
+        self._outbox.sending(chunks)
         while chunks:
             try:
                 self._appender.append(chunks)
@@ -209,7 +234,7 @@ class AsyncProducer(_Base):
     """
 
     def _connect(self) -> None:
-        self._client = connect_async(self._url)
+        self._client = connect_async(self._url, self._reply_timeout_s)
         self._appender = AsyncAppender(self._client, self.topic, self.partitions, self._max_backlog)
 
     async def push(self, stream: str, samples: Array, *, end: bool = False) -> int:
@@ -232,6 +257,7 @@ class AsyncProducer(_Base):
                 await asyncio.sleep(_WAIT_S)
         packed = self._pack(items)
         chunks = [chunk for part in packed for chunk in part]
+        self._outbox.sending(chunks)
         while chunks:
             try:
                 await self._appender.append(chunks)
