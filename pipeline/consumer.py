@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -79,6 +80,8 @@ class _Base:
         start: Literal["now", "beginning"] | Mapping[int, bytes] = "now",
         stream: str | None = None,
     ) -> None:
+        if not isinstance(start, Mapping) and start not in ("now", "beginning"):
+            raise ConfigError(f"start is {start!r}; expected 'now', 'beginning', or the offsets of an earlier consumer")
         self._url = load_settings(url=url).redis_url
         client = connect(self._url)
         try:
@@ -89,6 +92,8 @@ class _Base:
             raise ConfigError(f"there is no topic {topic!r}; a worker or a producer creates it")
         self.topic = found
         self._stream = stream
+        self._pending: deque[Result] = deque()
+        self._handed_out: dict[int, bytes] = {}
         self._connect(topic, group, start)
 
     def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
@@ -97,6 +102,20 @@ class _Base:
     def _mine(self, stored: list[Stored]) -> list[Result]:
         wanted = None if self._stream is None else self._stream.encode()
         return [decode(entry) for entry in stored if wanted is None or entry.fields.get(b"stream") == wanted]
+
+    def _rest(self) -> list[Result]:
+        """What an iteration that was left early did not hand out."""
+        rest = list(self._pending)
+        self._pending.clear()
+        return rest
+
+    def _one_by_one(self, results: Sequence[Result], before: Mapping[int, bytes]) -> Iterator[Result]:
+        """Hand out results, and keep count: the loop's body may save `offsets`, or break."""
+        self._pending, self._handed_out = deque(results), dict(before)
+        while self._pending:
+            result = self._pending.popleft()
+            self._handed_out[result.partition] = result.id.encode()
+            yield result
 
 
 class Consumer(_Base):
@@ -121,8 +140,8 @@ class Consumer(_Base):
 
     @property
     def offsets(self) -> dict[int, bytes]:
-        """The id of the last result read of each partition: pass it as `start` to go on later."""
-        return self._reader.offsets
+        """The id of the last result handed out of each partition: pass it as `start` to go on later."""
+        return dict(self._handed_out) if self._pending else self._reader.offsets
 
     def open(self) -> None:
         """Fix what `now` is: results from here on will be read. The first `read` does it otherwise."""
@@ -133,6 +152,8 @@ class Consumer(_Base):
 
         Raises BrokerUnavailable: read again, nothing is skipped.
         """
+        if self._pending:
+            return self._rest()
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_ms = int((deadline_s - time.monotonic()) * 1000)
@@ -141,12 +162,14 @@ class Consumer(_Base):
                 return found
 
     def __iter__(self) -> Iterator[Result]:
-        """Results for ever."""
+        """Results for ever. Leave the loop when you like: the next one goes on behind it."""
+        self.open()
         while True:
-            yield from self.read()
+            before = self.offsets
+            yield from self._one_by_one(self.read(), before)
 
     def until_end(self, stream: str) -> Iterator[Result]:
-        """Results of one stream, up to its end."""
+        """Results of one stream, up to its end. Those of others on the way are passed over."""
         for result in self:
             if result.stream == stream:
                 yield result
@@ -183,7 +206,7 @@ class AsyncConsumer(_Base):
     @property
     def offsets(self) -> dict[int, bytes]:
         """As `Consumer.offsets`."""
-        return self._reader.offsets
+        return dict(self._handed_out) if self._pending else self._reader.offsets
 
     async def open(self) -> None:
         """As `Consumer.open`."""
@@ -191,6 +214,8 @@ class AsyncConsumer(_Base):
 
     async def read(self, timeout_s: float = 1.0) -> list[Result]:
         """As `Consumer.read`."""
+        if self._pending:
+            return self._rest()
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_ms = int((deadline_s - time.monotonic()) * 1000)
@@ -199,9 +224,11 @@ class AsyncConsumer(_Base):
                 return found
 
     async def __aiter__(self) -> AsyncIterator[Result]:
-        """Results for ever."""
+        """As iterating a `Consumer`."""
+        await self.open()
         while True:
-            for result in await self.read():
+            before = self.offsets
+            for result in self._one_by_one(await self.read(), before):
                 yield result
 
     async def until_end(self, stream: str) -> AsyncIterator[Result]:
