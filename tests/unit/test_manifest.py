@@ -1,0 +1,215 @@
+"""The manifest: what contradicts itself is refused, by the name of the field, with what was got."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from copy import deepcopy
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ManifestError
+from pipeline.manifest import (
+    HeadSpec,
+    InputSpec,
+    KeywordsHead,
+    Manifest,
+    ModelSpec,
+    PowerFrontend,
+    Provenance,
+    ScoresHead,
+    StateSpec,
+)
+from tests import zoo
+
+AUDIO = json.loads(zoo.bundle("audio").manifest.to_json())
+SENSOR = json.loads(zoo.bundle("sensor").manifest.to_json())
+STATE = ("model", "states", 0)
+
+Path = tuple[str | int, ...]
+
+
+def changed(good: dict[str, Any], path: Path, value: object) -> str:
+    """The manifest with one field changed, as JSON."""
+    bad = deepcopy(good)
+    at: Any = bad
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return json.dumps(bad)
+
+
+BAD: dict[str, tuple[dict[str, Any], Path, object, list[str]]] = {
+    "hop beyond the window": (
+        AUDIO, ("frontend", "hop_samples"), 201, ["frontend.power", "hop_samples 201", "window_samples 200"],
+    ),
+    "bins that are not features": (AUDIO, ("frontend", "window_samples"), 202, ["frames of 102", "takes 101"]),
+    "channels that are not features": (SENSOR, ("input", "channels"), 5, ["frames of 5", "takes 6"]),
+    "two channels of audio": (AUDIO, ("input", "channels"), 2, ["1 channel", "has 2"]),
+    "labels that are not classes": (AUDIO, ("labels",), ["a", "background"], ["2 labels", "4 classes"]),
+    "a label twice": (AUDIO, ("labels",), ["a", "b", "b", "background"], ["labels", "differ"]),
+    "no label": (AUDIO, ("labels",), [], ["labels", "at least 1"]),
+    "a background that is no label": (AUDIO, ("head", "background"), "hush", ["background 'hush'", "class_0"]),
+    "a batch axis beyond the shape": (AUDIO, (*STATE, "batch_axis"), 3, ["'h'", "[1, 1, 24]", "batch_axis 3"]),
+    "a batch axis that holds no 1": (AUDIO, (*STATE, "batch_axis"), 2, ["'h'", "[1, 1, 24]", "batch_axis 2"]),
+    "a negative batch axis": (AUDIO, (*STATE, "batch_axis"), -1, ["batch_axis", "'-1'"]),
+    "a scalar state": (AUDIO, (*STATE, "shape"), [], ["'h'", "[]", "batch_axis 1"]),
+    "an empty state": (AUDIO, (*STATE, "shape"), [0, 1, 24], ["'h'", "[0, 1, 24]", "absurd"]),
+    "a negative shape": (AUDIO, (*STATE, "shape"), [-1, 1, 24], ["'h'", "[-1, 1, 24]", "absurd"]),
+    "an absurd shape": (AUDIO, (*STATE, "shape"), [2**14, 1, 2**13], ["'h'", "absurd", "2**26"]),
+    "nine axes": (AUDIO, (*STATE, "shape"), [1] * 9, ["model.states.0.shape", "at most 8"]),
+    "an unknown element type": (AUDIO, (*STATE, "dtype"), "complex64", ["model.states.0.dtype", "complex64"]),
+    "no state": (AUDIO, ("model", "states"), [], ["model.states", "at least 1"]),
+    "a state named as the input": (AUDIO, (*STATE, "input"), "x", ["model", "input name stands twice", "'x'"]),
+    "a state's output twice": (AUDIO, (*STATE, "output"), "cn", ["model", "output name stands twice", "'cn'"]),
+    "an initial value of infinity": (AUDIO, (*STATE, "initial"), float("inf"), ["model.states.0.initial", "inf"]),
+    "an initial value that is no number": (AUDIO, (*STATE, "initial"), float("nan"), ["states.0.initial", "nan"]),
+    "a block of nothing": (AUDIO, ("model", "block"), 0, ["model.block", "'0'"]),
+    "a negative latency": (AUDIO, ("model", "latency"), -1, ["model.latency", "'-1'"]),
+    "a release above the threshold": (AUDIO, ("head", "release"), 0.31, ["release 0.31", "threshold 0.3"]),
+    "a threshold beyond certainty": (AUDIO, ("head", "threshold"), 1.5, ["head.keywords.threshold", "'1.5'"]),
+    "a rate of zero": (AUDIO, ("input", "sample_rate_hz"), 0, ["input.sample_rate_hz", "'0'"]),
+    "a rate that is no number": (AUDIO, ("input", "sample_rate_hz"), float("nan"), ["input.sample_rate_hz", "nan"]),
+    "an unknown sample type": (AUDIO, ("input", "sample_type"), "int24", ["input.sample_type", "int24"]),
+    "an unknown frontend": (AUDIO, ("frontend", "kind"), "mfcc", ["frontend", "mfcc"]),
+    "an unknown head": (AUDIO, ("head", "kind"), "ctc", ["head", "ctc"]),
+    "another version": (AUDIO, ("version",), 2, ["version", "'2'"]),
+    "an unknown key": (AUDIO, ("colour",), "red", ["colour", "not permitted", "'red'"]),
+    "an unknown key inside": (AUDIO, ("model", "hidden"), 24, ["model.hidden", "not permitted"]),
+    "an unknown key in a tagged part": (AUDIO, ("frontend", "mels"), 40, ["frontend.power.mels", "not permitted"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_contradiction_is_named(case: str) -> None:
+    good, path, value, words = BAD[case]
+    with pytest.raises(ManifestError) as raised:
+        Manifest.from_json(changed(good, path, value), "here.onnx")
+    message = str(raised.value)
+    assert message.startswith("here.onnx: ")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("path", [("task",), ("labels",), ("model", "states", 0, "output"), ("frontend", "kind")])
+def test_a_missing_field_is_named(path: Path) -> None:
+    bad = deepcopy(AUDIO)
+    at: Any = bad
+    for key in path[:-1]:
+        at = at[key]
+    del at[path[-1]]
+    with pytest.raises(ManifestError, match=str(path[0])):
+        Manifest.from_json(json.dumps(bad))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '"text"', "\0"])
+def test_what_is_no_json_object(text: str) -> None:
+    with pytest.raises(ManifestError, match="does not hold together"):
+        Manifest.from_json(text)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x), max_leaves=5))
+def test_no_value_of_any_field_escapes_as_another_error(value: object) -> None:
+    """Whatever stands in a field: a manifest, or a ManifestError."""
+    for path in (("labels",), ("model",), ("model", "states"), (*STATE, "shape"), ("frontend",), ("input", "channels")):
+        with contextlib.suppress(ManifestError):
+            Manifest.from_json(changed(AUDIO, path, value))
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_json_round_trip_of_the_zoo(name: str) -> None:
+    manifest = zoo.bundle(name).manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+names = st.text(min_size=1, max_size=8)
+small = st.integers(1, 40)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    """Any manifest of an audio model."""
+    labels = draw(st.lists(names, min_size=1, max_size=5, unique=True))
+    window = draw(st.integers(2, 65_536))
+    tensors = draw(st.lists(names, min_size=4, max_size=4, unique=True))
+    axis = draw(st.integers(0, 2))
+    shape = draw(st.lists(small, min_size=2, max_size=4))
+    threshold = draw(st.floats(0.001, 1))
+    head: HeadSpec = draw(
+        st.just(ScoresHead())
+        | st.builds(
+            KeywordsHead,
+            background=st.sampled_from(labels),
+            threshold=st.just(threshold),
+            release=st.floats(0.001, threshold),
+            smooth_frames=small,
+        )
+    )
+    return Manifest(
+        task=draw(st.text()),
+        labels=tuple(labels),
+        licence=draw(st.text()),
+        provenance=Provenance(
+            recipe=draw(st.text()),
+            commit="c",
+            data_sha256="d",
+            created="now",
+            scores=draw(st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=3)),
+        ),
+        input=InputSpec(
+            sample_rate_hz=draw(st.floats(0.01, 1e6)), sample_type=draw(st.sampled_from(["int16", "float32"]))
+        ),
+        frontend=PowerFrontend(window_samples=window, hop_samples=draw(st.integers(1, window))),
+        model=ModelSpec(
+            input=tensors[0],
+            output=tensors[1],
+            features=window // 2 + 1,
+            classes=len(labels),
+            states=(
+                StateSpec(
+                    input=tensors[2],
+                    output=tensors[3],
+                    shape=(*shape[:axis], 1, *shape[axis:]),
+                    batch_axis=min(axis, len(shape)),
+                    dtype=draw(st.sampled_from(["float32", "float16", "int64"])),
+                    initial=draw(st.floats(allow_nan=False, allow_infinity=False)),
+                ),
+            ),
+            block=draw(small),
+        ),
+        head=head,
+    )
+
+
+@given(manifests())
+def test_json_round_trip(manifest: Manifest) -> None:
+    again = Manifest.from_json(manifest.to_json())
+    assert again == manifest
+    assert again.to_json() == manifest.to_json()
+
+
+@given(manifests())
+def test_row_shape_and_rates_by_arithmetic(manifest: Manifest) -> None:
+    state = manifest.model.states[0]
+    widened = list(state.row_shape)
+    widened.insert(state.batch_axis, 1)
+    assert tuple(widened) == state.shape
+    assert manifest.frame_rate_hz * manifest.hop_samples == pytest.approx(manifest.input.sample_rate_hz)
+
+
+def test_a_score_that_is_no_number_never_gets_into_a_manifest() -> None:
+    """JSON has no NaN: it would be written as null, and the bundle could never be read again."""
+    with pytest.raises(pydantic.ValidationError, match="accuracy"):
+        Provenance(recipe="r", commit="c", data_sha256="d", created="now", scores={"accuracy": float("nan")})
+
+
+def test_frozen_in_every_part() -> None:
+    manifest = zoo.bundle("audio").manifest
+    for part in (manifest, manifest.input, manifest.frontend, manifest.model, manifest.model.states[0], manifest.head):
+        field = next(iter(type(part).model_fields))
+        with pytest.raises(pydantic.ValidationError, match="frozen"):
+            setattr(part, field, getattr(part, field))

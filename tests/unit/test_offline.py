@@ -1,0 +1,107 @@
+"""A bundle over a whole recording: what it refuses, and that chunks change no byte."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.offline import Run, run
+from tests import zoo
+
+NAMES = list(zoo.ZOO)
+
+
+@cache
+def signal(name: str) -> np.ndarray:
+    bundle = zoo.bundle(name)
+    return zoo.signal(bundle.manifest.input, 70 * bundle.frontend.block * bundle.model.block + 3, seed=5)
+
+
+@cache
+def whole(name: str) -> Run:
+    return run(zoo.bundle(name), signal(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15, deadline=None)
+@given(share=st.floats(0.002, 1.5))
+def test_chunks_change_no_byte(name: str, share: float) -> None:
+    found = run(zoo.bundle(name), signal(name), chunk_samples=max(1, int(share * len(signal(name)))))
+    assert found.scores.tobytes() == whole(name).scores.tobytes()
+    assert found.events == whole(name).events
+    assert found.seconds == whole(name).seconds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_is_forward(name: str) -> None:
+    bundle = zoo.bundle(name)
+    events, scores = bundle.forward(signal(name))
+    labels = [bundle.manifest.labels[i] for i in events.label]
+    assert whole(name).scores.tobytes() == scores.tobytes()
+    assert [event.label for event in whole(name).events] == labels
+    assert [event.score for event in whole(name).events] == [round(float(s), 6) for s in events.score]
+    assert whole(name).seconds == len(signal(name)) / bundle.manifest.input.sample_rate_hz
+
+
+def test_events_lie_within_the_recording_and_in_order() -> None:
+    found = whole("audio")
+    assert len(found.events) >= 3
+    for event in found.events:
+        assert 0 <= event.start_s <= event.end_s <= found.seconds
+        assert 0 <= event.score <= 1
+    ends = [event.end_s for event in found.events]
+    assert ends == sorted(ends)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 76])
+def test_less_than_a_frame(samples: int) -> None:
+    found = run(zoo.bundle("audio"), np.zeros(samples, np.int16))
+    assert found.seconds == samples / 16_000
+    assert len(found.scores) == (1 if samples else 0) + 5  # one padded frame, and the tail
+
+
+def test_mono_may_be_a_vector_or_a_column() -> None:
+    again = run(zoo.bundle("audio"), signal("audio")[:, 0])
+    assert again.scores.tobytes() == whole("audio").scores.tobytes()
+
+
+WRONG: dict[str, tuple[str, object, str]] = {
+    "float32 for int16": ("audio", np.zeros(9, np.float32), r"float32 of shape \[9\].*takes int16 \[N, 1\]"),
+    "int16 for float32": ("sensor", np.zeros((9, 6), np.int16), r"int16 of shape \[9, 6\].*takes float32 \[N, 6\]"),
+    "float64": ("sensor", np.zeros((9, 6)), "float64"),
+    "big-endian": ("audio", np.zeros(9, ">i2"), ">i2"),
+    "a list": ("audio", [1, 2, 3], "int64"),
+    "two channels for one": ("audio", np.zeros((9, 2), np.int16), r"shape \[9, 2\]"),
+    "a vector for six channels": ("sensor", np.zeros(12, np.float32), r"shape \[12\]"),
+    "channels first": ("sensor", np.zeros((6, 9), np.float32), r"shape \[6, 9\]"),
+    "a scalar": ("audio", np.int16(3), r"shape \[\]"),
+    "three axes": ("audio", np.zeros((1, 9, 1), np.int16), r"shape \[1, 9, 1\]"),
+    "NaN": ("sensor", np.full((9, 6), np.nan, np.float32), "NaN or infinity"),
+    "infinity": ("sensor", np.full((9, 6), -np.inf, np.float32), "NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_samples(case: str) -> None:
+    name, samples, words = WRONG[case]
+    with pytest.raises(ConfigError, match=words):
+        run(zoo.bundle(name), samples)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chunk_samples", [0, -1])
+def test_wrong_chunks(chunk_samples: int) -> None:
+    with pytest.raises(ConfigError, match=f"chunks of {chunk_samples} samples"):
+        run(zoo.bundle("audio"), np.zeros(9, np.int16), chunk_samples=chunk_samples)
+
+
+def test_a_signal_that_breaks_the_state_is_told_with_its_time() -> None:
+    """Finite samples whose scores are not: at 10 Hz, in the third chunk of one second."""
+    samples = np.zeros((50, 2), np.float32)
+    samples[25] = 3e38
+    with pytest.raises(ConfigError, match=r"non-finite near 2\.00 s"):
+        run(zoo.bundle("look_ahead"), samples, chunk_samples=10)
