@@ -1,0 +1,180 @@
+"""Consumers, blocking and asyncio alike: where they begin, what they pass over, and that leaving loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from pipeline.broker import topic as topics
+from pipeline.broker.keys import Keys, partition_of
+from pipeline.consumer import AsyncConsumer, Consumer, Result
+from pipeline.errors import BrokerUnavailable, ConfigError
+
+PARTITIONS = 2
+
+
+class Awaited:
+    """An AsyncConsumer, used as if it were blocking."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self.inner = AsyncConsumer(*args, **options)
+
+    @property
+    def offsets(self) -> dict[int, bytes]:
+        return self.inner.offsets
+
+    def open(self) -> None:
+        self._loop.run_until_complete(self.inner.open())
+
+    def read(self, timeout_s: float = 1.0) -> list[Result]:
+        return self._loop.run_until_complete(self.inner.read(timeout_s))
+
+    def _each(self, results: Any) -> Iterator[Result]:
+        while True:
+            try:
+                yield self._loop.run_until_complete(anext(results))
+            except StopAsyncIteration:
+                return
+
+    def __iter__(self) -> Iterator[Result]:
+        return self._each(aiter(self.inner))
+
+    def until_end(self, stream: str) -> Iterator[Result]:
+        return self._each(self.inner.until_end(stream))
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self.inner.close())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(params=[Consumer, Awaited], ids=["blocking", "asyncio"])
+def make(request: pytest.FixtureRequest, url: str, redis_client: redis.Redis) -> Iterator[Make]:
+    topics.create(redis_client, topics.Topic("audio", 8000.0, "int16", 1, PARTITIONS))
+    made: list[Any] = []
+
+    def consumer(start: Any = "beginning", **options: Any) -> Any:
+        made.append(request.param("audio", "digits", url=url, start=start, **options))
+        return made[-1]
+
+    yield consumer
+    for each in made:
+        each.close()
+
+
+def publish(client: redis.Redis, stream: str, seq: int, *, end: bool = False, **fields: Any) -> None:
+    """A result as a worker writes it."""
+    entry = {"stream": stream, "seq": str(seq), "events": "[]", **({"end": "1"} if end else {}), **fields}
+    client.xadd(Keys("audio", "digits", partition_of(stream, PARTITIONS)).out, entry)
+
+
+def seqs(results: list[Result]) -> list[int]:
+    return sorted(result.seq for result in results)
+
+
+def test_a_result_as_it_was_published(make: Make, redis_client: redis.Redis) -> None:
+    event = {"label": "one", "start_s": 0.5, "end_s": 1.0, "score": 0.75}
+    scores = np.arange(6, dtype="<f4").reshape(2, 3)
+    notes = [{"kind": "gap", "expected_seq": 1, "got_seq": 7}]
+    publish(
+        redis_client, "größe", 7, end=True, events=json.dumps([event]), scores=scores.tobytes(), shape="2,3",
+        notes=json.dumps(notes),
+    )  # fmt: skip
+    (found,) = make().read(5)
+    assert (found.stream, found.seq, found.end, found.notes) == ("größe", 7, True, notes)
+    assert [(e.label, e.start_s, e.end_s, e.score) for e in found.events] == [("one", 0.5, 1.0, 0.75)]
+    assert found.scores.tolist() == scores.tolist()
+    assert found.partition == partition_of("größe", PARTITIONS)
+
+
+def test_now_beginning_and_offsets(make: Make, redis_client: redis.Redis) -> None:
+    for seq in range(3):
+        publish(redis_client, f"s-{seq}", seq)
+    now, beginning = make("now"), make("beginning")
+    now.open()
+    publish(redis_client, "s-3", 3)
+    assert seqs(now.read(5)) == [3]
+    assert seqs(beginning.read(5)) == [0, 1, 2, 3]
+    publish(redis_client, "s-4", 4)
+    assert seqs(make(beginning.offsets).read(5)) == [4]
+
+
+def test_a_timeout_is_an_empty_answer(make: Make) -> None:
+    for timeout_s in (0.0, 0.2):
+        since = time.monotonic()
+        assert make("now").read(timeout_s) == []
+        assert timeout_s <= time.monotonic() - since < timeout_s + 5
+
+
+def test_one_stream_of_all(make: Make, redis_client: redis.Redis) -> None:
+    for seq, stream in enumerate(["a", "b", "c", "a"]):
+        publish(redis_client, stream, seq)
+    found = make(stream="a").read(5)
+    assert [(r.stream, r.seq) for r in found] == [("a", 0), ("a", 3)]
+    assert make(stream="d").read(0.1) == []
+
+
+def test_up_to_its_end_and_the_next_life_after_it(make: Make, redis_client: redis.Redis) -> None:
+    for seq in range(4):
+        publish(redis_client, "other", seq)
+        publish(redis_client, "s", seq, end=seq in (1, 3))
+    consumer = make()
+    assert [r.seq for r in consumer.until_end("s")] == [0, 1]
+    assert [r.seq for r in consumer.until_end("s")] == [2, 3]
+
+
+def test_a_loop_that_is_left_loses_nothing(make: Make, redis_client: redis.Redis) -> None:
+    """Results come many at a time; those not handed out are still there, and `offsets` do not count them."""
+    for seq in range(12):
+        publish(redis_client, f"s-{seq % 3}", seq)
+    consumer = make()
+    first = list(islice(consumer, 5))
+    resumed = make(consumer.offsets).read(5)
+    second = list(islice(consumer, 3))
+    rest = consumer.read(5)
+    assert (len(first), len(second), len(rest)) == (5, 3, 4)
+    assert seqs(first + second + rest) == list(range(12))
+    assert seqs(first + resumed) == list(range(12))
+    publish(redis_client, "s-0", 12)
+    assert seqs(consumer.read(5)) == [12]
+
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "no stream": {"seq": "0", "events": "[]"},
+    "a seq of letters": {"stream": "s", "seq": "x", "events": "[]"},
+    "no JSON": {"stream": "s", "seq": "0", "events": "["},
+    "events that are none": {"stream": "s", "seq": "0", "events": '[{"word": "one"}]'},
+    "scores without a shape": {"stream": "s", "seq": "0", "events": "[]", "scores": "1234"},
+    "scores of another shape": {"stream": "s", "seq": "0", "events": "[]", "scores": "1234", "shape": "2,2"},
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_an_entry_of_another_program(make: Make, redis_client: redis.Redis, case: str) -> None:
+    redis_client.xadd(Keys("audio", "digits", 1).out, FOREIGN[case], id="5-0")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="entry 5-0 of partition 1's results is none of ours"):
+        make().read(5)
+
+
+def test_what_cannot_be_read_at_all(make: Make, url: str) -> None:
+    with pytest.raises(ConfigError, match="start is 'begining'; expected"):
+        make("begining")
+    for form in (Consumer, AsyncConsumer):
+        with pytest.raises(ConfigError, match="no topic 'calls'"):
+            form("calls", "digits", url=url)
+        with pytest.raises(ConfigError, match="group"):
+            form("audio", "a{b}", url=url)
+        with pytest.raises(BrokerUnavailable):
+            form("audio", "digits", url="unix:///nowhere/redis.sock")

@@ -1,0 +1,124 @@
+"""Numbering and converting: which samples get which numbers, whatever failed before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.errors import ChunkRejected
+from pipeline.manifest import InputSpec
+from pipeline.outbox import Outbox
+
+PCM = InputSpec(sample_rate_hz=8000)
+SENSOR = InputSpec(sample_rate_hz=50, channels=3, sample_type="float32")
+ONE, TWO = np.arange(5, dtype=np.int16), np.arange(5, 9, dtype=np.int16)
+
+
+def outbox(spec: InputSpec = PCM, max_chunk_bytes: int = 1000) -> Outbox:
+    made = Outbox(spec, max_chunk_bytes)
+    made.begin(made.new(["s"]), 100)
+    return made
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(-2, 2, width=32)))
+def test_float_to_int16(x: np.ndarray) -> None:
+    (chunk,) = outbox().pack("s", x, False)
+    expected = [max(-32768, min(32767, round(float(v) * 32768))) for v in x]
+    assert np.frombuffer(chunk.data, "<i2").tolist() == expected
+
+
+@given(hnp.arrays(np.int16, st.tuples(st.integers(0, 20), st.just(3))))
+def test_int16_to_float_in_the_order_of_samples(x: np.ndarray) -> None:
+    (chunk,) = outbox(SENSOR).pack("s", x, False)
+    assert np.frombuffer(chunk.data, "<f4").reshape(-1, 3).tolist() == (x.astype(float) / 32768).tolist()
+
+
+def test_mono_as_a_vector_or_a_column_and_strides() -> None:
+    expected = ONE[::2].astype("<i2").tobytes()
+    for x in (ONE[::2], ONE[::2, None], np.stack([ONE, ONE], 1)[::2, :1]):
+        assert outbox().pack("s", x, False)[0].data == expected
+
+
+@given(st.integers(0, 200), st.integers(1, 64), st.booleans())
+def test_splitting(samples: int, max_chunk_bytes: int, end: bool) -> None:
+    x = np.arange(samples, dtype=np.int16)
+    chunks = outbox(PCM, max_chunk_bytes).pack("s", x, end)
+    assert b"".join(chunk.data for chunk in chunks) == x.astype("<i2").tobytes()
+    assert [chunk.seq for chunk in chunks] == list(range(100, 100 + len(chunks)))
+    assert all(len(chunk.data) % 2 == 0 and len(chunk.data) <= max(2, max_chunk_bytes) for chunk in chunks)
+    assert [chunk.end for chunk in chunks] == [False] * (len(chunks) - 1) + [end]
+
+
+@pytest.mark.parametrize(
+    ("spec", "samples", "reason"),
+    [
+        (PCM, np.zeros(3), "wrong_type"),
+        (PCM, [1, 2], "wrong_type"),
+        (PCM, np.zeros(3, np.uint8), "wrong_type"),
+        (PCM, np.zeros((3, 2), np.int16), "wrong_shape"),
+        (SENSOR, np.zeros(3, np.float32), "wrong_shape"),
+        (SENSOR, np.zeros((1, 3, 3), np.float32), "wrong_shape"),
+        (PCM, np.array([np.nan], np.float32), "not_finite"),
+        (SENSOR, np.full((2, 3), np.inf, np.float32), "not_finite"),
+    ],
+)
+def test_rejections_take_no_number(spec: InputSpec, samples: np.ndarray, reason: str) -> None:
+    box = outbox(spec)
+    with pytest.raises(ChunkRejected, match="stream 's'") as raised:
+        box.pack("s", samples, False)
+    assert raised.value.reason == reason
+    assert box.pack("s", np.zeros((1, spec.channels), np.float32), False)[0].seq == 100
+
+
+@pytest.mark.parametrize("stream", ["", "a{b}", "x" * 201, "new\nline"])
+def test_bad_streams(stream: str) -> None:
+    with pytest.raises(ChunkRejected) as raised:
+        outbox().new([stream])
+    assert raised.value.reason == "bad_stream"
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_what_failed_keeps_its_numbers_and_nothing_else_gets_them(end: bool) -> None:
+    box = outbox(max_chunk_bytes=4)
+    sent = box.pack("s", ONE, end)
+    box.sending(sent)
+    assert box.new(["s"]) == []
+    assert box.pack("s", ONE, end) == sent
+    other = box.pack("s", TWO, False)
+    assert other[0].seq == sent[-1].seq + 1
+    box.stored(other)
+    assert box.pack("s", ONE, False)[0].seq == other[-1].seq + 1
+
+
+def test_an_end_that_comes_with_the_resend_is_a_chunk_of_its_own() -> None:
+    """Were the chunk stored the first time, an end within it would be dropped with the duplicate."""
+    box = outbox()
+    sent = box.pack("s", ONE, False)
+    box.sending(sent)
+    ended = box.pack("s", ONE, True)
+    assert ended[:-1] == sent
+    assert (ended[-1].seq, ended[-1].data, ended[-1].end) == (101, b"", True)
+    box.sending(ended)
+    assert box.pack("s", ONE, True) == ended
+    assert box.pack("s", ONE, False)[0].seq == 102  # without its end it is another push
+
+
+def test_equal_samples_after_a_success_are_new_samples() -> None:
+    box = outbox()
+    for seq in (100, 101, 102):
+        sent = box.pack("s", ONE, False)
+        box.sending(sent)
+        box.stored(sent)
+        assert [chunk.seq for chunk in sent] == [seq]
+
+
+def test_a_second_life_lies_above_the_first_though_the_clock_went_back() -> None:
+    box = outbox()
+    last = box.pack("s", ONE, True)
+    box.stored(last)
+    assert box.new(["s"]) == ["s"]
+    box.begin(["s"], 7)
+    assert box.pack("s", ONE, False)[0].seq == 101
