@@ -23,7 +23,8 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        # looked up at every line: whoever replaces sys.stderr (a test, a supervisor) gets the logs
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
     )
 
 

@@ -7,7 +7,6 @@ All state that matters is in Redis: what this process holds beyond its last comm
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -67,14 +66,14 @@ class Worker:
         self._batcher = Batcher(self.bundle, max_batch=settings.max_batch)
         self._belt = Belt(self._batcher.layout, settings.belt_rows)
         self._owned: dict[int, _Owned] = {}
-        self._stop = threading.Event()
+        self._stopping = False  # a plain flag: an Event takes a lock, which a signal handler could find held
         self._client = connect(settings.redis_url)
         self._log = logger(topic=settings.topic, group=settings.group, owner=self.owner)
         self._next_acquire_s = self._next_trim_s = 0.0
 
     def stop(self) -> None:
         """Ask `run` to finish its batch, commit, give its leases back and return. Safe in a signal handler."""
-        self._stop.set()
+        self._stopping = True
 
     def run(self) -> None:
         """Work until `stop`. Waits for Redis where it is away; raises ConfigError where it will never do.
@@ -84,21 +83,21 @@ class Worker:
         self._open_within(self.settings.lease_ms / 1000)
         failures = 0
         try:
-            while not self._stop.is_set():
+            while not self._stopping:
                 try:
                     self._turn()
                     failures = 0
                 except BrokerUnavailable as error:
                     self._log.warning("broker_unavailable", error=str(error), failures=failures)
                     self._drop_expired()
-                    self._stop.wait(_backoff_s(failures))
+                    self._pause(_backoff_s(failures))
                     failures += 1
         finally:
             self._close()
 
     def _open_within(self, seconds: float) -> None:
         deadline_s, failures = time.monotonic() + seconds, 0
-        while not self._stop.is_set():
+        while not self._stopping:
             try:
                 self._open()
                 return
@@ -106,7 +105,7 @@ class Worker:
                 if time.monotonic() >= deadline_s:
                     raise
                 self._log.warning("broker_unavailable", error=str(error), failures=failures)
-                self._stop.wait(_backoff_s(failures))
+                self._pause(_backoff_s(failures))
                 failures += 1
 
     def _open(self) -> None:
@@ -132,7 +131,7 @@ class Worker:
         self._keep_leases()
         lease_s = self.settings.lease_ms / 1000
         if not self._owned:
-            self._stop.wait(min(lease_s / 4, 0.25))
+            self._pause(min(lease_s / 4, 0.25))
             return
         count = max(1, self.settings.read_entries // len(self._owned))
         offsets = {p: owned.offset for p, owned in self._owned.items()}
@@ -257,7 +256,7 @@ class Worker:
             if not again:
                 return
             self._log.warning("commit_retried", error=str(outcomes[-1].error), failures=failures)
-            time.sleep(_backoff_s(failures))
+            self._pause(_backoff_s(failures))
             failures += 1
             self._drop_expired()
             pending = [pair for pair in again if pair[0].lease.keys.partition in self._owned]
@@ -278,6 +277,11 @@ class Worker:
             partition = owned.lease.keys.partition
             trim(self._client, s.topic, partition, [s.group], s.input_retention_ms, s.results_retention_ms)
         self._log.debug("turned", belt_rows=len(self._belt), **self.counts)
+
+    def _pause(self, seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        while not self._stopping and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, 0.05))
 
     def _close(self) -> None:
         try:
