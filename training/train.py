@@ -10,6 +10,7 @@ Started again it goes on where it was and ends at the same weights.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -158,7 +159,8 @@ class Learner:
     def resume(self, path: Path) -> None:
         """Go on from `save`'s file. Raises ConfigError when it is of another recipe."""
         state = torch.load(path, weights_only=True)
-        if Recipe.from_dict(state["recipe"]) != self.recipe:
+        # The head decides what is made of the scores, not what the weights become: it may change on the way.
+        if dataclasses.replace(Recipe.from_dict(state["recipe"]), head=self.recipe.head) != self.recipe:
             raise ConfigError(f"{path} was trained by another recipe: give this run another --name, or delete it")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -196,8 +198,6 @@ def main(
     passes: Annotated[int, typer.Option(help="Passes, instead of the recipe's.")] = RECIPE.passes,
 ) -> None:
     """Train the digits model."""
-    import dataclasses
-
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # what a closed gate lets through; a third of the time goes into it otherwise
     recipe = dataclasses.replace(RECIPE, passes=passes)

@@ -18,11 +18,15 @@ LABELS = (*DIGITS, BACKGROUND)
 class Head:
     """The head's settings (`pipeline.manifest.KeywordsHead`) and the silence after the end; lengths in frames."""
 
-    smooth_frames: int = 8
-    threshold: float = 0.5
-    release: float = 0.25
+    smooth_frames: int = 6
+    threshold: float = 0.6
+    release: float = 0.1
+    final_threshold: float = 0.1
+    final_frames: int = 60
     hold_frames: int = 2
     refractory_frames: int = 0
+    lead_frames: int = 12
+    trail_frames: int = 12
     tail_frames: int = 20
 
 
