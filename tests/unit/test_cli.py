@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
-import structlog
 from onnx import helper
 from typer.testing import CliRunner
 
@@ -29,9 +28,7 @@ SPOKEN = SHIPPED.parent / "recordings" / "digits.flac"
 
 def statebelt(*arguments: object, stdin: bytes | None = None, code: int = 0) -> tuple[str, str]:
     """Run a command in this process; its standard output and standard error."""
-    logs = structlog.get_config()
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
-    structlog.configure(**logs)  # `worker` has bound them to a standard error that is gone
     assert result.exit_code == code, f"exit {result.exit_code}: {result.output} {result.exception!r}"
     return result.stdout, result.stderr
 

@@ -76,10 +76,9 @@ def results(out: str) -> dict[str, list[dict[str, object]]]:
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     """The logs of workers in this process stay off its standard output, which is under test."""
-    before = structlog.get_config()
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(io.StringIO()))
     yield
-    structlog.configure(**before)
+    structlog.reset_defaults()
 
 
 class TestPushAndTail:
