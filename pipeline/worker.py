@@ -70,6 +70,7 @@ class Worker:
         self._client = connect(settings.redis_url)
         self._log = logger(topic=settings.topic, group=settings.group, owner=self.owner)
         self._next_acquire_s = self._next_trim_s = 0.0
+        self._read_entries = settings.read_entries  # fewer while batches take too long for the lease
 
     def stop(self) -> None:
         """Ask `run` to finish its batch, commit, give its leases back and return. Safe in a signal handler."""
@@ -133,12 +134,13 @@ class Worker:
         if not self._owned:
             self._pause(min(lease_s / 4, 0.25))
             return
-        count = max(1, self.settings.read_entries // len(self._owned))
+        count = max(1, self._read_entries // len(self._owned))
         offsets = {p: owned.offset for p, owned in self._owned.items()}
         block_ms = int(min(lease_s / 4, 0.5) * 1000) or 1
         found = read(self._client, self.settings.topic, offsets, count, block_ms)
         if found:
-            self._process(found)
+            ran_s = self._process(found)
+            self._size_reads(found, count, ran_s)
         if time.monotonic() >= self._next_trim_s:
             self._trim()
 
@@ -204,15 +206,28 @@ class Worker:
 
     # -- a batch
 
-    def _process(self, found: dict[int, list[Entry]]) -> None:
+    def _size_reads(self, found: dict[int, list[Entry]], count: int, ran_s: float) -> None:
+        """A batch must be committed well within its lease: one that took too long is followed by smaller ones."""
+        entries, aim_s = sum(map(len, found.values())), self.settings.lease_ms / 1000 / 4
+        if ran_s > aim_s:
+            self._read_entries = max(1, min(self._read_entries, int(entries * aim_s / ran_s)))
+            self._log.warning("batch_too_long", entries=entries, ran_s=round(ran_s, 3), next=self._read_entries)
+        elif ran_s < aim_s / 2 and any(len(of) >= count for of in found.values()):
+            self._read_entries = min(self.settings.read_entries, 2 * self._read_entries)
+
+    def _process(self, found: dict[int, list[Entry]]) -> float:
+        """Run what was read and commit it. Returns how long the model ran, in seconds."""
         work = [self._owned[p] for p in sorted(found)]
         streams = [owned.task.take(found[owned.lease.keys.partition]) for owned in work]
         self._load_rows(work, streams)
+        began_s = time.monotonic()
         tasks.run([owned.task for owned in work], self._belt, self._batcher)
+        ran_s = time.monotonic() - began_s
         for owned in work:
             self._note_corrupt(owned)
         effects = [(owned, owned.task.effects(self._belt)) for owned in work]
         self._commit(effects)
+        return ran_s
 
     def _load_rows(self, work: list[_Owned], streams: list[list[str]]) -> None:
         self._belt.begin([stream for names in streams for stream in names])
