@@ -147,6 +147,13 @@ class Worker:
     # -- leases
 
     def _keep_leases(self) -> None:
+        self._renew()
+        now, lease_s = time.monotonic(), self.settings.lease_ms / 1000
+        if now >= self._next_acquire_s and len(self._owned) < self._topic.partitions:
+            self._acquire()
+            self._next_acquire_s = now + min(lease_s / 4, 1.0)
+
+    def _renew(self) -> None:
         now, lease_s = time.monotonic(), self.settings.lease_ms / 1000
         due = [owned for owned in self._owned.values() if now - owned.renewed_s > lease_s / 3]
         for owned, error in zip(due, leases.renew(self._client, [o.lease for o in due]), strict=True):
@@ -156,9 +163,6 @@ class Worker:
                 raise error
             else:
                 owned.renewed_s = now
-        if now >= self._next_acquire_s and len(self._owned) < self._topic.partitions:
-            self._acquire()
-            self._next_acquire_s = now + min(lease_s / 4, 1.0)
 
     def _acquire(self) -> None:
         s = self.settings
@@ -252,7 +256,7 @@ class Worker:
     def _commit(self, effects: list[tuple[_Owned, Effects]]) -> None:
         """Commit every partition's effects; the same commit again while Redis is away and the lease may last."""
         pending = [(owned, _commit_of(owned, e)) for owned, e in effects]
-        failures = 0
+        failures, why = 0, ""
         while pending:
             sent_s = time.monotonic()
             outcomes = partitions.commit_many(self._client, [(owned.lease, commit) for owned, commit in pending])
@@ -264,17 +268,30 @@ class Worker:
                     self._count(owned)
                 elif isinstance(outcome.error, BrokerUnavailable):
                     again.append((owned, commit))
+                    why = str(outcome.error)
                 elif isinstance(outcome.error, Fenced):
                     self._drop(owned, outcome.error)
                 else:
                     raise outcome.error
             if not again:
                 return
-            self._log.warning("commit_retried", error=str(outcomes[-1].error), failures=failures)
-            self._pause(_backoff_s(failures))
+            self._log.warning("commit_retried", error=why, failures=failures)
+            self._pause(min(_backoff_s(failures), self.settings.lease_ms / 4000))
             failures += 1
+            if self._stopping:
+                return  # whether they are stored is unknown, and need not be known: the next owner asks for the offset
             self._drop_expired()
+            self._hold_on()
             pending = [pair for pair in again if pair[0].lease.keys.partition in self._owned]
+
+    def _hold_on(self) -> None:
+        """A server that is full takes no commit, but renews leases and trims logs: it may be trimming that it lacks."""
+        try:
+            self._renew()
+            if time.monotonic() >= self._next_trim_s:
+                self._trim()
+        except BrokerUnavailable:
+            pass  # it is away altogether: the leases say for how long it is worth waiting
 
     def _count(self, owned: _Owned) -> None:
         partition = owned.lease.keys.partition

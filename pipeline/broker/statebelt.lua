@@ -306,11 +306,12 @@ local function register(name, callback, flags)
   redis.register_function { function_name = name .. '_' .. VERSION, callback = callback, flags = flags }
 end
 
--- Out of memory, Redis refuses the functions that need some. The others must work on: they keep leases, or free memory.
-register('sb_acquire', acquire, {})
+-- Out of memory, Redis refuses the functions that need some. The others must work on: they let a worker
+-- start and keep its leases, or free memory.
 register('sb_commit', commit, {})
 register('sb_append', append, {})
-register('sb_create_topic', create_topic, {})
+register('sb_create_topic', create_topic, { 'allow-oom' })
+register('sb_acquire', acquire, { 'allow-oom' })
 register('sb_renew', renew, { 'allow-oom' })
 register('sb_release', release, { 'allow-oom' })
 register('sb_trim', trim, { 'allow-oom' })

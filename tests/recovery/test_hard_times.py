@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
+import redis
 
 from pipeline.batcher import Batcher, Output
+from pipeline.broker.keys import Keys, log_key
 from pipeline.component import Array
 from pipeline.consumer import Consumer
 from tests import zoo
-from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, worker
+from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
 
 
 def test_a_batch_that_outlasts_the_lease_is_followed_by_smaller_ones(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +33,61 @@ def test_a_batch_that_outlasts_the_lease_is_followed_by_smaller_ones(url: str, m
     with worker(url, bundle, lease_ms=400), Consumer("audio", "digits", url=url, start="beginning") as consumer:
         found = collect(consumer, list(signals))
     assert_exact(bundle, signals, found)
+
+
+def test_a_full_server_is_waited_for_and_trimmed(url: str, redis_client: redis.Redis) -> None:
+    """Out of memory beyond the lease: nobody loses a partition, what was read is trimmed, a newcomer can help."""
+    bundle = zoo.bundle("sensor")
+    signals = lively(bundle, 6)
+    batches = list(cut_up(bundle, signals, random_cut))
+    settings = {"lease_ms": 400, "publish": "chunks", "input_retention_ms": 1, "trim_every_ms": 100, "partitions": 1}
+    log, lease = log_key("audio", 0), Keys("audio", "digits", 0).lease
+    with (
+        make_producer(url, bundle, partitions=1) as producer,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        for batch in batches[:-1]:
+            producer.push_many(batch)
+        with worker(url, bundle, **{**settings, "trim_every_ms": 60_000}):
+            until(lambda: lag(redis_client, log) == 0, "the worker to have read all")
+        producer.push_many(batches[-1])
+        try:
+            redis_client.config_set("maxmemory", "1")
+            with worker(url, bundle, **settings) as running:
+                until(lambda: redis_client.exists(lease) == 1, "the lease")
+                holder = redis_client.get(lease)
+                until(lambda: redis_client.xlen(log) == len(batches[-1]) + 1, "what was read to be trimmed")
+                over = time.monotonic() + 1.0
+                until(lambda: time.monotonic() > over, "more than two leases")
+                assert redis_client.get(lease) == holder
+                redis_client.config_set("maxmemory", "0")
+                found = collect(consumer, list(signals))
+                assert running.counts["dropped_partitions"] == 0
+        finally:
+            redis_client.config_set("maxmemory", "0")
+    assert_exact(bundle, signals, found)
+
+
+def lag(client: redis.Redis, log: str) -> int:
+    return next((int(group["lag"]) for group in client.xinfo_groups(log)), -1)
+
+
+def test_stopping_does_not_wait_for_a_commit(url: str, redis_client: redis.Redis) -> None:
+    """What is not known to be stored is the next owner's to find out: the leases are given back at once."""
+    bundle = zoo.bundle("sensor")
+    signals = lively(bundle, 4)
+    leases = [Keys("audio", "digits", p).lease for p in range(4)]
+    with make_producer(url, bundle) as producer:
+        for batch in cut_up(bundle, signals, random_cut):
+            producer.push_many(batch)
+    try:
+        redis_client.config_set("maxmemory", "1")
+        with worker(url, bundle, lease_ms=10_000) as running:
+            until(lambda: any(owned.task.chunks for owned in [*running._owned.values()]), "a batch")
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 5
+        assert redis_client.exists(*leases) == 0
+    finally:
+        redis_client.config_set("maxmemory", "0")
+    with worker(url, bundle), Consumer("audio", "digits", url=url, start="beginning") as consumer:
+        assert_exact(bundle, signals, collect(consumer, list(signals)))
