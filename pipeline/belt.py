@@ -7,6 +7,7 @@ keeps, so there is nothing to serialise. Slots are found by name; nothing else o
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,8 +18,12 @@ from pipeline.errors import ConfigError, RowCorrupt
 NEW, LIVE, ENDED = 0, 1, 2
 """A row's status: never used, carrying a stream, or the tombstone of one."""
 
+_BODY = 24
+"""Where the checksum ends, and what it covers begins."""
+
 _HEADER: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("fingerprint", "u1", (16,)),
+    ("checksum", "<u8", ()),  # of what follows, in the bytes that Redis keeps; nobody reads it on the belt
     ("status", "<i8", ()),
     ("next_seq", "<i8", ()),  # the seq that the next chunk must have
     ("last_ms", "<i8", ()),  # log time (the id) of the last chunk: idleness is decided by it
@@ -66,6 +71,7 @@ class RowLayout:
             blank[f.name] = f.initial
         self.blank = blank
         self._blank_bytes = blank.tobytes()
+        self._layout_sum = zlib.crc32(repr(columns).encode())  # bytes of another layout are no row of this one
         self._floats = [f.name for f in fields if np.dtype(f.dtype).kind == "f"]
 
     def dump(self, rows: Array) -> list[bytes]:
@@ -73,7 +79,7 @@ class RowLayout:
         raw = np.ascontiguousarray(rows).tobytes()
         lengths = np.where(rows["status"] == ENDED, self.header_bytes, self.row_bytes)
         starts = range(0, len(raw), self.row_bytes)
-        return [raw[start : start + length] for start, length in zip(starts, lengths.tolist(), strict=True)]
+        return [self._seal(raw[start : start + length]) for start, length in zip(starts, lengths.tolist(), strict=True)]
 
     def parse(self, stored: bytes) -> bytes:
         """The row's bytes, complete. Raises RowCorrupt if these are no row of this bundle."""
@@ -82,6 +88,10 @@ class RowLayout:
                 f"a row with fingerprint {stored[:16].hex()}, expected {self.fingerprint.tobytes().hex()}: "
                 "it was written by another bundle; the stream starts afresh"
             )
+        if len(stored) not in (self.row_bytes, self.header_bytes):
+            raise RowCorrupt(f"a row of {len(stored)} bytes, expected {self.row_bytes}; the stream starts afresh")
+        if self._seal(stored) != stored:
+            raise RowCorrupt("a row that is damaged, or of another version; the stream starts afresh")
         if len(stored) == self.row_bytes:
             row = np.frombuffer(stored, self.dtype)
             for name in self._floats:
@@ -89,9 +99,12 @@ class RowLayout:
                 if not np.isfinite(row[name]).all():
                     raise RowCorrupt(f"a row whose {name} holds NaN or infinity; the stream starts afresh")
             return stored
-        if len(stored) == self.header_bytes:
-            return stored + self._blank_bytes[self.header_bytes :]
-        raise RowCorrupt(f"a row of {len(stored)} bytes, expected {self.row_bytes}; the stream starts afresh")
+        return stored + self._blank_bytes[self.header_bytes :]
+
+    def _seal(self, row: bytes) -> bytes:
+        """The row under its checksum."""
+        checksum = zlib.crc32(row[_BODY:], self._layout_sum)
+        return b"".join((row[: _BODY - 8], checksum.to_bytes(8, "little"), row[_BODY:]))
 
 
 def _little(dtype: str) -> str:

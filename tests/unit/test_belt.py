@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.belt import ENDED, LIVE, Belt, RowLayout
 from pipeline.component import Field
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RowCorrupt
 
 LAYOUT = RowLayout(
     b"0123456789abcdef", [Field("rest", "float32", (3, 1)), Field("model.h", "float32", (5,)), Field("n", "int64", ())]
@@ -67,6 +67,29 @@ def test_a_tombstone_is_small() -> None:
     assert len(ended) == LAYOUT.header_bytes < len(live) == LAYOUT.row_bytes
     row = np.frombuffer(LAYOUT.parse(ended), LAYOUT.dtype)[0]
     assert (int(row["next_seq"]), int(row["status"])) == (7, ENDED)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255), st.sampled_from([LIVE, ENDED]))
+def test_a_byte_that_changed_is_seen(place: int, change: int, status: int) -> None:
+    """Wherever it is: a counter out of its bounds would end the worker, a wrong state would pass for a right one."""
+    rows = np.array([LAYOUT.blank])
+    rows["status"], rows["next_seq"], rows["model.h"] = status, 7, 0.25
+    (stored,) = LAYOUT.dump(rows)
+    damaged = bytearray(stored)
+    damaged[place % len(stored)] ^= change
+    assert LAYOUT.parse(stored)[: len(stored)] == stored
+    with pytest.raises(RowCorrupt):
+        LAYOUT.parse(bytes(damaged))
+
+
+def test_a_row_of_another_layout_is_refused() -> None:
+    """The same bundle under a runtime whose fields lie elsewhere: as many bytes, another meaning."""
+    fields = [Field("rest", "float32", (3, 1)), Field("n", "int64", ()), Field("model.h", "float32", (5,))]
+    other = RowLayout(b"0123456789abcdef", fields)
+    assert other.row_bytes == LAYOUT.row_bytes
+    for stored in other.dump(np.array([other.blank])):
+        with pytest.raises(RowCorrupt, match="another version"):
+            LAYOUT.parse(stored)
 
 
 def test_a_batch_larger_than_the_belt_is_refused() -> None:
