@@ -29,11 +29,13 @@ class Policy:
 
     idle_ms: log time after which a silent stream's state has expired.
     tombstone_ms: log time for which an ended stream's late resends are known as duplicates.
+    outage_ms: how long chunks may wait for a worker; rows are kept for so much longer, by the server's clock.
     on_gap: `restart` a stream whose chunks are missing, or `continue` as if the signal had been joined.
     """
 
     idle_ms: int = 3_600_000
     tombstone_ms: int = 600_000
+    outage_ms: int = 86_400_000
     on_gap: Literal["restart", "continue"] = "restart"
 
 

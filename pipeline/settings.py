@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     lease_ms: Milliseconds = Field(default=10_000, description="after which a silent worker's partitions are free")
     idle_ms: Milliseconds = Field(default=3_600_000, description="log time after which a silent stream's state expires")
     tombstone_ms: Milliseconds = Field(default=600_000, description="log time for which late resends are recognised")
+    outage_ms: Milliseconds = Field(default=86_400_000, description="for which state outlives the last worker")
     on_gap: Literal["restart", "continue"] = Field(default="restart", description="what missing chunks do to a stream")
     publish: Literal["events", "chunks"] = Field(
         default="events", description="a result entry for chunks with something to say, or for every chunk"
@@ -74,7 +75,9 @@ class Settings(BaseSettings):
     @property
     def policy(self) -> Policy:
         """What the settings say of gaps, idleness and ends."""
-        return Policy(idle_ms=self.idle_ms, tombstone_ms=self.tombstone_ms, on_gap=self.on_gap)
+        return Policy(
+            idle_ms=self.idle_ms, tombstone_ms=self.tombstone_ms, outage_ms=self.outage_ms, on_gap=self.on_gap
+        )
 
 
 def _file() -> Path:

@@ -105,8 +105,10 @@ class Task:
         results = [(chunk.id, fields) for chunk in done if (fields := self._result(chunk)) is not None]
         streams = list(dict.fromkeys(chunk.stream for chunk in done))
         rows = belt.gather(belt.slots(streams))
-        # Log time decides what has expired; the key's own TTL is longer and only collects what nobody asked for.
-        ttl = np.where(rows["status"] == ENDED, 2 * self.policy.tombstone_ms, 2 * self.policy.idle_ms).tolist()
+        # Log time decides what has expired; the key's own TTL only collects what nobody asked for. It runs while no
+        # worker does, and chunks wait: so it is longer by as long as they may.
+        alive = np.where(rows["status"] == ENDED, self.policy.tombstone_ms, self.policy.idle_ms)
+        ttl = (alive + self.policy.outage_ms).tolist()
         kept = list(zip(streams, belt.layout.dump(rows), ttl, strict=True))
         return Effects(self._offset, self._entries, results, dead, kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from itertools import islice
 
@@ -15,7 +16,7 @@ from pipeline.bundle import Bundle
 from pipeline.consumer import Consumer, Result
 from pipeline.errors import ConfigError
 from tests import zoo
-from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, spoken, whole, worker
+from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, spoken, until, whole, worker
 
 TOPIC, GROUP, PARTITIONS = "audio", "digits", 4
 
@@ -150,7 +151,7 @@ def test_idle_streams_expire_in_log_time(
     raw(redis_client, "s", "1001000-0", seq=1, data=data(bundle, 30, 2))  # 1 s later: goes on
     raw(redis_client, "s", "1003001-0", seq=2, data=data(bundle, 30, 3), end=1)  # 2.001 s later: expired
     raw(redis_client, "s", "1005100-0", seq=0, data=data(bundle, 30, 4), end=1)  # the tombstone has expired too
-    with worker(url, bundle, idle_ms=2000, tombstone_ms=2000):
+    with worker(url, bundle, idle_ms=2000, tombstone_ms=2000, outage_ms=500):
         found = collect(consumer, ["s"])["s"]
         while sum(result.end for result in found) < 2:
             found += consumer.read(5)
@@ -163,7 +164,26 @@ def test_idle_streams_expire_in_log_time(
     assert spoken(found[2:3]) == whole(bundle, three)
     assert spoken(found[3:]) == whole(bundle, four)
     assert len(rows) == 1
-    assert 0 < ttl <= 4000
+    assert 0 < ttl <= 2500
+
+
+def test_an_outage_is_no_idleness(url: str, redis_client: redis.Redis, bundle: Bundle, consumer: Consumer) -> None:
+    """No worker for longer than a stream may be idle: what its chunks say of time counts, not when they are read."""
+    settings = {"publish": "chunks", "idle_ms": 200, "tombstone_ms": 200}
+    for stream, last in (("goes on", None), ("ended", 1)):
+        raw(redis_client, stream, "1000000-0", seq=0, data=data(bundle, 30, 1), end=last)
+    seen: list[Result] = []
+    with worker(url, bundle, **settings):
+        while len(seen) < 2:
+            seen += consumer.read(5)
+    threading.Event().wait(0.7)
+    raw(redis_client, "ended", "1000100-0", seq=0, data=data(bundle, 30, 1), end=1)  # its producer sent it again
+    raw(redis_client, "goes on", "1000100-0", seq=1, data=data(bundle, 30, 2), end=1)
+    with worker(url, bundle, **settings) as running:
+        found = collect(consumer, ["goes on"])["goes on"]
+        until(lambda: running.counts["duplicates"] == 1, "the duplicate")
+    signal = np.concatenate([zoo.signal(bundle.manifest.input, 30, seed) for seed in (1, 2)])
+    assert spoken([result for result in seen if result.stream == "goes on"] + found) == whole(bundle, signal)
 
 
 def test_a_foreign_row_starts_the_stream_afresh(

@@ -101,6 +101,7 @@ def test_a_broken_file(here: Path, monkeypatch: pytest.MonkeyPatch, content: byt
 
 def test_frozen_and_the_policy() -> None:
     found = load_settings(idle_ms=5, tombstone_ms=6, on_gap="continue")
+    assert found.policy.outage_ms == 86_400_000
     assert (found.policy.idle_ms, found.policy.tombstone_ms, found.policy.on_gap) == (5, 6, "continue")
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         found.topic = "other"  # type: ignore[misc]
