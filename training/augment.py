@@ -21,6 +21,11 @@ def speed(x: Samples, rate: float, sample_rate_hz: int = 8000) -> Samples:
     return np.asarray(soxr.resample(x, sample_rate_hz * rate, sample_rate_hz, quality="LQ"), np.float32)
 
 
+def stretch(x: Samples, rate: float) -> Samples:
+    """`[N]` to `[N / rate]`: faster at the same pitch (a phase vocoder)."""
+    return np.asarray(librosa.effects.time_stretch(x, rate=rate, n_fft=256, hop_length=64), np.float32)
+
+
 def decibels(value: float) -> float:
     """A level in dB as a factor on the samples."""
     return float(10.0 ** (value / 20.0))
@@ -88,12 +93,12 @@ def reverb(rng: Rng, x: Samples, sample_rate_hz: int = 8000) -> Samples:
 def channel(rng: Rng, bins: int = 129) -> Samples:
     """`[bins]` factors on the power spectrum: a random smooth equaliser, at times a telephone's band."""
     knots = rng.normal(0.0, rng.uniform(0.0, 7.0), 7)
-    curve_db = np.interp(np.linspace(0, 6, bins), np.arange(7), knots) + rng.uniform(-6, 6) * np.linspace(-1, 1, bins)
+    curve_db = np.interp(np.linspace(0, 6, bins), np.arange(7), knots) + rng.uniform(-9, 9) * np.linspace(-1, 1, bins)
     if rng.random() < 0.3:
         position = np.linspace(0, 4000, bins)
-        low_hz, high_hz = rng.uniform(60, 350), rng.uniform(1800, 3900)
+        low_hz, high_hz = rng.uniform(60, 350), rng.uniform(2800, 3950)
         curve_db -= 12.0 * np.maximum(0, np.log2(low_hz / np.maximum(position, 20)))
-        curve_db -= 40.0 * np.maximum(0, np.log2(np.maximum(position, 20) / high_hz))
+        curve_db -= 24.0 * np.maximum(0, np.log2(np.maximum(position, 20) / high_hz))
     return np.asarray(10.0 ** (curve_db / 10.0), np.float32)
 
 

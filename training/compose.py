@@ -18,8 +18,8 @@ from training.augment import Rng, Samples
 from training.data import Clip
 from training.recipes.digits import BACKGROUND, LABELS, Recipe
 
-C = len(LABELS)
 BG = LABELS.index(BACKGROUND)
+STRETCHES = (0.45, 0.55, 0.68, 0.82, 1.2, 1.4)
 PACES = (0.78, 0.84, 0.9, 0.95, 1.0, 1.06, 1.12, 1.19, 1.26, 1.34)
 
 
@@ -36,7 +36,7 @@ class Pools:
 
 @dataclass(frozen=True)
 class Batch:
-    """fresh `[B]` bool; power `[B, T, F]`; bank `[B, F, M]`; allowed `[B, T, C]` bool, the classes that are right."""
+    """fresh `[B]` bool; power `[B, T, F]`; bank `[B, F, M]`; allowed `[B, T, C']` bool, the right classes."""
 
     fresh: NDArray[np.bool_]
     power: NDArray[np.float32]
@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Word:
-    """A digit placed in a stream: samples start to end (one past the last)."""
+    """A word placed in a stream (a digit, or an auxiliary class): samples start to end (one past the last)."""
 
     label: int
     start: int
@@ -54,11 +54,11 @@ class Word:
 
 
 def targets(words: list[Word], frames: int, recipe: Recipe) -> NDArray[np.bool_]:
-    """`[T, C]`: background, but from the middle of a word until a little after its end the word alone is right.
+    """`[T, C']`: background, but from the middle of a word until a little after its end the word alone is right.
 
     Before that the word or background is, and so it is while the decision fades out.
     """
-    allowed = np.zeros((frames, C), bool)
+    allowed = np.zeros((frames, len(LABELS) + recipe.auxiliary), bool)
     allowed[:, BG] = True
     for n, word in enumerate(words):
         start, end = word.start // recipe.hop_samples, -(-word.end // recipe.hop_samples)
@@ -79,8 +79,8 @@ class Composer:
         self.pools, self.recipe = pools, recipe
         self.frontend = PowerSpectrum(recipe.window_samples, recipe.hop_samples)
         self.samples = round(recipe.stream_s * recipe.sample_rate_hz) // recipe.hop_samples * recipe.hop_samples
-        self._backwards: dict[int, Clip] = {}
         self._paced: dict[tuple[int, float], Samples] = {}
+        self._stretched: dict[tuple[int, float], Samples] = {}
         self._tilts = _tilts(pools)
         self._channels = [sorted({clip.speaker for clip in pool}) for pool in (pools.digits, pools.others)]
         self._channels = [pool for pool in [*self._channels, sorted(self._tilts)] if pool]
@@ -95,7 +95,7 @@ class Composer:
         if context is None:
             context, fresh = self.frontend.initial_state(recipe.streams), np.ones(recipe.streams, bool)
         signal = np.empty((recipe.streams, self.samples), np.float32)
-        allowed = np.empty((recipe.streams, frames, C), bool)
+        allowed = np.empty((recipe.streams, frames, len(LABELS) + recipe.auxiliary), bool)
         channels = np.empty((recipe.streams, 1, self.frontend.bins), np.float32)
         banks = []
         for b in range(recipe.streams):
@@ -123,20 +123,21 @@ class Composer:
             at = int(rng.uniform(0.0, 0.8) * rate_hz)
         while True:
             clip, pace = self._draw(rng, foreign)
-            part = self._spoken(clip, pace)
-            if foreign and rng.random() < 0.3:
-                part = _spliced(rng, part, self._spoken(*self._draw(rng, foreign)))
+            part, label = self._spoken(rng, clip, pace), clip.label
+            if foreign and rng.random() < 0.15:
+                part, label = _spliced(rng, part, self._spoken(rng, *self._draw(rng, foreign))), BG
             if towards is not None:
                 part = augment.retouch(part, np.clip(share * (towards - self._tilts[clip.speaker]), -24, 24))
-            if clip.label != BG and rng.random() < 0.4:
+            if label < BG and rng.random() < 0.4:
                 part = augment.trimmed(part, rng.uniform(14, 40))
             if at + part.size > self.samples:
                 break
             part = augment.level(part, level_db + rng.normal(0, 2.5))
             x[at : at + part.size] += part
             clean.append(part)
-            if clip.label != BG:
-                words.append(Word(clip.label, at, at + part.size))
+            if label != BG:
+                first, last = (0, part.size) if label < BG else _extent(part)
+                words.append(Word(label, at + first, at + last))
             gap_s = rng.uniform(0.0, 0.12) if tight else rng.exponential(0.3) + 0.1
             at += part.size + (0 if foreign else int(gap_s * rate_hz))
         if rng.random() < 0.25:
@@ -149,8 +150,14 @@ class Composer:
         pool = self._channels[int(rng.integers(len(self._channels)))]
         return self._tilts[pool[int(rng.integers(len(pool)))]]
 
-    def _spoken(self, clip: Clip, pace: float) -> Samples:
-        """The clip at one of the PACES, kept: a run draws each many times."""
+    def _spoken(self, rng: Rng, clip: Clip, pace: float) -> Samples:
+        """The clip at one of the PACES, digits at times stretched; kept where a run draws them many times."""
+        if clip.label < BG and rng.random() < self.recipe.stretched:
+            rate = float(rng.choice(STRETCHES))
+            stretch = (id(clip), rate)
+            if stretch not in self._stretched:
+                self._stretched[stretch] = augment.stretch(clip.samples, rate)
+            return augment.speed(self._stretched[stretch], pace)
         key = (id(clip), pace)
         if key not in self._paced:
             self._paced[key] = augment.speed(clip.samples, pace)
@@ -163,22 +170,13 @@ class Composer:
         if foreign:
             return _any(rng, pools.others if kind < 0.7 or not pools.decoys else pools.decoys), pace
         label = int(rng.integers(10))
-        if kind < 0.42 and self._digits[label]:
+        if kind < 0.52 and self._digits[label]:
             return _any(rng, self._digits[label]), pace
-        if kind < 0.76 and self._synthetic[label]:
+        if kind < 0.84 and self._synthetic[label]:
             return _any(rng, self._synthetic[label]), pace
-        if kind < 0.84:
-            clip = _any(rng, pools.digits or pools.synthetic)
-            return self._reversed(clip), pace
-        if kind < 0.92 and pools.decoys:
+        if kind < 0.88 and pools.decoys:
             return _any(rng, pools.decoys), pace
         return _any(rng, pools.others or pools.decoys), pace
-
-    def _reversed(self, clip: Clip) -> Clip:
-        """A voice that says nothing: the clip backwards."""
-        if id(clip) not in self._backwards:
-            self._backwards[id(clip)] = Clip(np.ascontiguousarray(clip.samples[::-1]), BG, clip.speaker)
-        return self._backwards[id(clip)]
 
     def _noise(self, rng: Rng, level_db: float) -> Samples:
         kind = rng.random()
@@ -190,6 +188,13 @@ class Composer:
         else:
             noise = augment.coloured(rng, self.samples, float(rng.uniform(0.0, 2.0)))
         return noise * np.float32(augment.decibels(noise_db))
+
+
+def _extent(x: Samples, below_db: float = 22.0, hop: int = 160) -> tuple[int, int]:
+    """Where the word lies in a clip with silence around it: its first sample and one past the last."""
+    power = np.square(x[: x.size // hop * hop]).reshape(-1, hop).mean(axis=1)
+    loud = np.flatnonzero(power >= power.max(initial=0.0) * 10 ** (-below_db / 10))
+    return (int(loud[0]) * hop, int(loud[-1] + 1) * hop) if loud.size else (0, x.size)
 
 
 def _tilts(pools: Pools) -> dict[str, Samples]:

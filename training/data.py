@@ -19,7 +19,7 @@ import soxr
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from training.recipes.digits import BACKGROUND, LABELS
+from training.recipes.digits import LABELS
 
 Samples = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,10 @@ SPEAKERS = ("george", "jackson", "nicolas", "yweweler")
 
 @dataclass(frozen=True)
 class Clip:
-    """One utterance: `[N]` float32 samples in -1..1 at 8 kHz, its label (index into LABELS) and who spoke it."""
+    """One utterance: `[N]` float32 samples in -1..1 at 8 kHz, its label and who spoke it.
+
+    A label is an index into LABELS; above those, words of other speech are counted on (`others`).
+    """
 
     samples: Samples
     label: int
@@ -75,10 +78,16 @@ def digits(speakers: tuple[str, ...] = SPEAKERS) -> tuple[Clip, ...]:
 
 @cache
 def others(split: str) -> tuple[Clip, ...]:
-    """Speech that holds no English digit: Arabic commands, `train` or `val` speakers (the corpus's own split)."""
-    background = LABELS.index(BACKGROUND)
+    """Speech that holds no English digit: Arabic commands, `train` or `val` speakers (the corpus's own split).
+
+    Labels count on from LABELS, one for each word.
+    """
     files = sorted((corpus("arabic_commands") / split).glob("*/*.flac"))
-    return tuple(Clip(read(file), background, f"arabic-{file.parent.name}") for file in files)
+    names = [file.stem.rsplit("_", 1)[0] for file in files]
+    label = {name: len(LABELS) + n for n, name in enumerate(sorted(set(names)))}
+    return tuple(
+        Clip(read(file), label[name], f"arabic-{file.parent.name}") for file, name in zip(files, names, strict=True)
+    )
 
 
 @cache

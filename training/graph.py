@@ -29,7 +29,7 @@ def graph(model: KeywordLSTM) -> onnx.ModelProto:
     """The checked graph of `model.forward`."""
     weights = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     layers, hidden = model.layers, model.hidden
-    classes, bins = weights["classify.weight"].shape[0], weights["mel"].shape[0]
+    classes, bins = weights["fold"].shape[1], weights["mel"].shape[0]
     constants: dict[str, NDArray[Any]] = {
         "mel": weights["mel"],
         "floor": np.array(model.floor, np.float32),
@@ -39,6 +39,7 @@ def graph(model: KeywordLSTM) -> onnx.ModelProto:
         "direction": np.array([1], np.int64),
         "W_y": np.ascontiguousarray(weights["classify.weight"].T),
         "b_y": weights["classify.bias"],
+        "fold": weights["fold"],
     }
     nodes = [
         helper.make_node("MatMul", ["power", "mel"], ["mel_power"]),
@@ -65,7 +66,8 @@ def graph(model: KeywordLSTM) -> onnx.ModelProto:
         helper.make_node("MatMul", [f"y_{layers}", "W_y"], ["weighed"]),
         helper.make_node("Add", ["weighed", "b_y"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["shares"], axis=-1),
-        helper.make_node("Transpose", ["shares"], ["probabilities"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["shares", "fold"], ["folded"]),
+        helper.make_node("Transpose", ["folded"], ["probabilities"], perm=[1, 0, 2]),
     ]
 
     def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:

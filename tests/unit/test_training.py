@@ -19,7 +19,10 @@ from training.compose import BG, Composer, Pools, Word, targets  # noqa: E402
 from training.models.lstm import KeywordLSTM  # noqa: E402
 from training.recipes.digits import LABELS, RECIPE, Recipe  # noqa: E402
 
-TINY = Recipe(hidden=24, cepstra=12, streams=8, stream_s=2.0, segment_frames=50, batches=6, passes=3, dropout=0.1)
+TINY = Recipe(
+    hidden=24, cepstra=12, auxiliary=1, streams=8, stream_s=2.0, stretched=0.1, segment_frames=50, batches=6, passes=3,
+    dropout=0.1,
+)  # fmt: skip
 TOLD = Provenance(recipe="a test", commit="", data_sha256="", created="2026-01-01")
 
 
@@ -39,7 +42,8 @@ def pools() -> Pools:
     words = [np.sin(2 * np.pi * 250 * 1.3**label * t).astype(np.float32) for label in range(10)]
     digits = tuple(data.Clip(word * np.hanning(2400).astype(np.float32), n, "tone") for n, word in enumerate(words))
     hiss = tuple(data.Clip(rng.normal(0, 0.1, 4000).astype(np.float32), BG, "hiss") for _ in range(3))
-    return Pools(digits=digits, synthetic=digits, others=hiss, decoys=hiss, noises=())
+    buzz = tuple(data.Clip(np.sign(np.sin(600 * t)).astype(np.float32), len(LABELS), "buzz") for _ in range(3))
+    return Pools(digits=digits, synthetic=digits, others=buzz, decoys=hiss, noises=())
 
 
 def needs(corpus: str) -> None:
@@ -170,7 +174,7 @@ def test_an_export_of_other_weights_is_refused(tmp_path):
     model = KeywordLSTM(RECIPE)
     bundle = export.write(model, export.manifest(RECIPE, RECIPE.head, TOLD), tmp_path / "digits.onnx")
     with torch.no_grad():
-        model.lstm.weight_hh_l1[0, 0] += 0.5
+        model.classify.bias[3] += 0.5
     with pytest.raises(export.Refused, match="apart"):
         export.prove(model, bundle)
 

@@ -5,7 +5,7 @@ i_t   = sigma(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)        f_t, o_t likewise
 g_t   = tanh (W_ig x_t + b_ig + W_hg h_(t-1) + b_hg)
 c_t   = f_t * c_(t-1) + i_t * g_t
 h_t   = o_t * tanh(c_t)
-y_t   = softmax(W_y h_t + b_y)
+y_t   = softmax(W_y h_t + b_y) W_f                          W_f: adds auxiliary classes to the background
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from training.augment import filterbank
-from training.recipes.digits import LABELS, Recipe
+from training.recipes.digits import BACKGROUND, LABELS, Recipe
 
 
 class KeywordLSTM(nn.Module):
-    """L layers of H units over K cepstra of M mel bands.
+    """L layers of H units over K cepstra of M mel bands; C' classes are learnt, C are told.
 
-    Constants, not learnt: mel `[F, M]`, dct `[M, K]`, mean and scale `[K]`.
+    Constants, not learnt: mel `[F, M]`, dct `[M, K]`, mean and scale `[K]`, fold `[C', C]`.
 
-    The cosine transform is there for the descent: log mel bands all rise and fall with the voice, cepstra do not,
-    and only the first of them knows of the gain.
+    The cosine transform is there for the voices: at 8 kHz single mel bands follow the harmonics of a voice, the first
+    13 cepstra only the shape that the throat gives them. The auxiliary classes are there for the background: told
+    apart from each other, its words are better told apart from digits.
     """
 
     mel: Tensor
     dct: Tensor
     mean: Tensor
     scale: Tensor
+    fold: Tensor
 
-    def __init__(self, recipe: Recipe, classes: int = len(LABELS)) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.layers, self.hidden, self.floor = recipe.layers, recipe.hidden, recipe.log_floor
         bank = filterbank(recipe.sample_rate_hz, recipe.window_samples, recipe.mels)
@@ -44,6 +46,10 @@ class KeywordLSTM(nn.Module):
         self.register_buffer("scale", torch.ones(recipe.cepstra))
         self.lstm = nn.LSTM(recipe.cepstra, self.hidden, self.layers, batch_first=True, dropout=recipe.dropout)
         self.dropout = nn.Dropout(recipe.dropout)
+        classes = len(LABELS) + recipe.auxiliary
+        fold = torch.eye(classes, len(LABELS))
+        fold[len(LABELS) :, LABELS.index(BACKGROUND)] = 1.0
+        self.register_buffer("fold", fold)
         self.classify = nn.Linear(self.hidden, classes)
         with torch.no_grad():
             for layer in range(self.layers):
@@ -59,11 +65,11 @@ class KeywordLSTM(nn.Module):
         return (power @ (self.mel if bank is None else bank)).add(self.floor).log()
 
     def logits(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`[B, T, M]` log mel frames to `[B, T, C]` logits."""
+        """`[B, T, M]` log mel frames to `[B, T, C']` logits."""
         y, (hn, cn) = self.lstm((x @ self.dct - self.mean) * self.scale, (h, c))
         return self.classify(self.dropout(y)), hn, cn
 
     def forward(self, power: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, T, F]` power, h and c `[L, B, H]` to (probabilities `[B, T, C]`, hn, cn)."""
         logits, hn, cn = self.logits(self.log_mel(power), h, c)
-        return logits.softmax(dim=-1), hn, cn
+        return logits.softmax(dim=-1) @ self.fold, hn, cn

@@ -42,7 +42,9 @@ class Recipe:
     hop_samples: int = 160
     # the model
     mels: int = 40
-    cepstra: int = 24
+    cepstra: int = 13
+    # words of other speech that are learnt as classes of their own, and served as background
+    auxiliary: int = 40
     log_floor: float = 1e-6
     layers: int = 2
     hidden: int = 128
@@ -51,6 +53,7 @@ class Recipe:
     streams: int = 16
     stream_s: float = 5.0
     fresh: float = 0.6
+    stretched: float = 0.5
     # where in a word a decision is due: from this part of its length until so long after its end
     decide_from: float = 0.6
     decide_after_frames: int = 6
