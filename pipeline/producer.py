@@ -16,7 +16,6 @@ from pipeline.broker import topic as topics
 from pipeline.broker.appender import Appender, AppendFailed, AppendFull, AsyncAppender, Pushed
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect, connect_async, translate
 from pipeline.broker.keys import partition_of
-from pipeline.chunk import MAX_CHUNK_BYTES
 from pipeline.component import Array
 from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError
 from pipeline.manifest import InputSpec
@@ -35,7 +34,8 @@ def _topic(
     sample_rate_hz: float | None,
     sample_type: Literal["int16", "float32"],
     channels: int,
-    partitions: int | None,
+    partitions: int,
+    any_partitions: bool,
 ) -> topics.Topic:
     """Create the topic, or find it and compare. Once for a producer's life, so blocking in both forms."""
     client = connect(url)
@@ -46,10 +46,9 @@ def _topic(
             if found is None:
                 raise ConfigError(f"there is no topic {name!r} yet; say sample_rate_hz (and channels) to create it")
             return found
-        count = load_settings().partitions if partitions is None else partitions
-        wanted = topics.Topic(name, sample_rate_hz, sample_type, channels, count)
+        wanted = topics.Topic(name, sample_rate_hz, sample_type, channels, partitions)
         _spec(wanted)  # before it is written for all to see
-        return topics.create(client, wanted, any_partitions=partitions is None)
+        return topics.create(client, wanted, any_partitions=any_partitions)
     finally:
         client.close()
 
@@ -74,17 +73,20 @@ class _Base:
         sample_type: Literal["int16", "float32"] = "int16",
         channels: int = 1,
         partitions: int | None = None,
-        max_backlog: int = 10_000,
+        max_backlog: int | None = None,
         when_full: Literal["block", "refuse"] = "block",
         timeout_s: float = 10.0,
-        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        max_chunk_bytes: int | None = None,
     ) -> None:
+        given = load_settings(url=url)
+        max_backlog = given.max_backlog if max_backlog is None else max_backlog
         if when_full not in ("block", "refuse") or max_backlog < 0:
             raise ConfigError(
                 f"when_full {when_full!r}, max_backlog {max_backlog}; expected block or refuse; 0 (no bound) or more"
             )
-        self._url = load_settings(url=url).redis_url
-        found = _topic(topic, self._url, sample_rate_hz, sample_type, channels, partitions)
+        self._url = given.redis_url
+        wanted = given.partitions if partitions is None else partitions
+        found = _topic(topic, self._url, sample_rate_hz, sample_type, channels, wanted, partitions is None)
         self.topic = topic
         self.partitions = found.partitions
         self.spec = _spec(found)
@@ -94,7 +96,7 @@ class _Base:
         self._timeout_s = timeout_s
         # A server that is silent, not gone, must not hold a push for longer than it was given.
         self._reply_timeout_s = min(TIMEOUT_S, max(1.0, timeout_s))
-        self._outbox = Outbox(self.spec, max_chunk_bytes)
+        self._outbox = Outbox(self.spec, given.max_chunk_bytes if max_chunk_bytes is None else max_chunk_bytes)
         self._connect()
 
     def _connect(self) -> None:
@@ -145,7 +147,8 @@ class Producer(_Base):
         url: Redis; by default what the settings say.
         sample_rate_hz, sample_type, channels, partitions: what the topic carries. Given, the topic is created or
             must be the same; without `sample_rate_hz` it must exist.
-        max_backlog: unread chunks that a partition may hold.
+        max_backlog: unread chunks that a partition may hold (0: no bound); by default what the settings say.
+        max_chunk_bytes: longer samples are split; by default what the settings say, as workers take no longer ones.
         when_full: then `block` for up to `timeout_s`, or `refuse` at once; either ends in BacklogFull.
         timeout_s: for how long a push is tried again while Redis is away, before BrokerUnavailable.
     Raises:

@@ -86,6 +86,18 @@ def effective(entries: Stored) -> list[bytes]:
     return [data for _, data, _ in taken]
 
 
+def test_what_is_not_given_is_as_the_settings_say(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer splits where workers of the same settings would reject, and stops where they say it is full."""
+    for name, value in (("MAX_CHUNK_BYTES", "100"), ("MAX_BACKLOG", "7"), ("PARTITIONS", "1")):
+        monkeypatch.setenv(f"STATEBELT_{name}", value)
+    producer = make(when_full="refuse", partitions=None)
+    first = producer.push("s", X[:1])
+    assert producer.push("s", X) - first == 2  # 200 bytes: two chunks
+    producer.push("s", X)
+    with pytest.raises(BacklogFull):
+        producer.push_many([("s", X, False), ("t", X[:1], False)])
+
+
 def test_numbers_rise_by_one_from_the_servers_clock(make: Make, redis_client: redis.Redis) -> None:
     producer = make()
     before = redis_client.time()
