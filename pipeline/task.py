@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.admission import Policy, admit
 from pipeline.batcher import Batcher
 from pipeline.belt import ENDED, Belt
+from pipeline.broker.keys import MAX_NAME_BYTES
 from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, Rejection, parse
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
@@ -116,7 +117,7 @@ class Task:
         """What a person should hear of this batch: of each kind one stream as an example, and how many there were."""
         found: dict[str, list[tuple[str, Mapping[str, object]]]] = {}
         for rejection in self._rejections:
-            stream = rejection.fields.get(b"stream", b"").decode(errors="replace")
+            stream = rejection.fields.get(b"stream", b"")[:MAX_NAME_BYTES].decode(errors="replace")
             found.setdefault("rejected", []).append((stream, {"reason": rejection.reason, "why": rejection.message}))
         for chunk in self.chunks:
             for note in chunk.notes:

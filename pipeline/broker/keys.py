@@ -35,6 +35,8 @@ def _fault(name: object, forbidden: str) -> str | None:
         return f"is {type(name).__name__}, not text"
     if not name:
         return "is empty"
+    if len(name) > MAX_NAME_BYTES:  # before each character is looked at: whoever pushes chooses how many there are
+        return f"has {len(name)} characters"
     for char in name:
         if char in forbidden or not char.isprintable():
             return f"contains {char!r}"

@@ -43,6 +43,12 @@ def test_bad_streams_are_rejected(bad: str) -> None:
     assert rejected.value.reason == "bad_stream"
 
 
+def test_a_hostile_name_costs_nothing() -> None:
+    """Its length is looked at before its characters: a worker that reads 500 MB of them would lose its lease."""
+    with pytest.raises(ChunkRejected, match="has 1000001 characters"):
+        check_stream("x" * 1_000_000 + "{")
+
+
 @pytest.mark.parametrize("good", ["a", "rtp://10.0.0.1:5004", "a b", "通話", "x" * 200])
 def test_good_streams(good: str) -> None:
     assert check_stream(good) == good

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.admission import Policy
 from pipeline.broker.keys import partition_of
 from pipeline.chunk import parse
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
+from pipeline.task import Task
 
 AUDIO = InputSpec(sample_rate_hz=8000)
 SENSOR = InputSpec(sample_rate_hz=50, channels=3, sample_type="float32")
@@ -89,3 +91,11 @@ def test_any_entry_is_a_chunk_or_rejected(fields: dict[bytes, bytes]) -> None:
     except ChunkRejected:
         return
     assert chunk.samples.tobytes() == fields[b"data"]
+
+
+def test_a_hostile_entry_makes_no_long_log_line() -> None:
+    task = Task(0, 1, AUDIO, Policy())
+    task.take([(b"1-0", {b"stream": b"x" * 10_000_000, b"seq": b"y" * 1_000_000, b"z" * 1_000_000: b""})])
+    (told,) = task.happenings()
+    assert told.kind == "rejected"
+    assert len(repr(told)) < 1000
