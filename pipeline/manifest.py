@@ -111,7 +111,7 @@ class KeywordsHead(_Part):
     """Frame probabilities to words (`pipeline/head/keywords.py`).
 
     background: the label that is no word. smooth_frames: length of the causal moving average.
-    threshold: smoothed probability at which a word counts. release: below it for `hold_frames` frames in a
+    threshold: smoothed probability of any word at which one counts. release: below it for `hold_frames` frames in a
     row the word is over. refractory_frames: after a word, frames in which none can begin. lead_frames,
     trail_frames: by how much start and end are moved back, to make up for what smoothing and the model delay them.
     final_threshold: at the end of a stream nothing more will come, so a word that stayed below `threshold` within the

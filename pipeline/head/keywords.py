@@ -1,10 +1,12 @@
 """Keywords: frame probabilities to words, with hysteresis.
 
-The probabilities are smoothed by a causal moving average. A word begins when one of them reaches `low`; while it
-lasts, a label with a higher peak takes it over (so "nine" may still become "five"). It is over when its own
-probability has stayed below `release` for `hold_frames`, or at once when another word has taken its place; then it
-is published if its peak reached `threshold`. The score is the peak. Start and end are moved back by what smoothing
-and the model's own habit delay them (`lead_frames`, `trail_frames`).
+The probabilities are smoothed by a causal moving average; their sum over the words is the probability that any word
+is being said. A word begins when that sum reaches `low` and is over when it has stayed below `release` for
+`hold_frames`, or at once when another word holds the majority and the first one is below `release`. Then it is
+published if the sum's peak, its score, reached `threshold`. Its label is the one that gathered most probability from
+its first frame to its last (so "nine" may still become "five"): how sure it is that something was said, and what, are
+two questions. Start and end are moved back by what smoothing and the model's own habit delay them (`lead_frames`,
+`trail_frames`).
 
 A word that stayed below `threshold` is remembered: if the stream ends within `final_frames` of it, and no other word
 was published so near to the end, it is published then. Without a `final_threshold` there are no such words.
@@ -21,6 +23,7 @@ from pipeline.component import Array, Field, State, fresh
 from pipeline.head.events import Events
 from pipeline.manifest import KeywordsHead
 
+_MAJORITY = 0.5
 _FAINT = ("faint", "faint_begin", "faint_last", "faint_peak")
 
 
@@ -44,12 +47,13 @@ class Keywords:
         self.fields = (
             Field("past", "float32", (spec.smooth_frames - 1, len(self._words))),
             Field("frames", "int64", ()),  # seen so far
-            Field("word", "int64", (), -1.0),  # the open word, as a column of `past`; -1: none
+            Field("open", "int64", ()),  # 1 while a word is being said
+            Field("sums", "float32", (len(self._words),)),  # what each word gathered since it began
             Field("begin", "int64", ()),  # the frame that opened it
             Field("last", "int64", ()),  # the last frame at which it stood above release
             Field("peak", "float32", ()),
             Field("free", "int64", ()),  # the first frame at which a word may begin; 0 until one was published
-            Field("faint", "int64", (), -1.0),  # the best word that stayed below the threshold; -1: none
+            Field("faint", "int64", (), -1.0),  # the best word that stayed below the threshold, a column; -1: none
             Field("faint_begin", "int64", ()),
             Field("faint_last", "int64", ()),
             Field("faint_peak", "float32", ()),
@@ -67,22 +71,26 @@ class Keywords:
         if not self._words.size:
             return Events.none(), after
         with np.errstate(invalid="ignore"):
-            ready: Array = np.any(smooth >= self.spec.low, axis=2)
-        rows = np.flatnonzero(np.any(ready, axis=1) | (state["word"] >= 0))
+            total = smooth[:, :, 0].copy()
+            for word in range(1, self._words.size):  # in one fixed order, whatever the memory's layout
+                total += smooth[:, :, word]
+            ready = total >= self.spec.low
+        rows = np.flatnonzero(np.any(ready, axis=1) | (state["open"] > 0))
         if not rows.size:
             return Events.none(), after
-        return self._decide(smooth[rows], np.any(ready[rows], axis=0), rows, state, after)
+        return self._decide(smooth[rows], total[rows], np.any(ready[rows], axis=0), rows, state, after)
 
     def flush(self, state: State) -> Events:
         """The words that the end cut off, and those it leaves no more time for."""
         near = state["frames"] - self.spec.final_frames
         alone = (state["free"] == 0) | (state["free"] <= near)
-        is_open = (state["word"] >= 0) & ((state["peak"] >= self.spec.threshold) | alone)
+        is_open = (state["open"] > 0) & ((state["peak"] >= self.spec.threshold) | alone)
         faint = ~is_open & (state["faint"] >= 0) & alone & (state["faint_last"] >= near)
 
         rows = np.flatnonzero(is_open | faint)
-        pairs = (("word", "faint"), ("begin", "faint_begin"), ("last", "faint_last"), ("peak", "faint_peak"))
-        word, begin, last, peak = (np.where(is_open, state[now], state[before]) for now, before in pairs)
+        now = (state["sums"].argmax(axis=1), state["begin"], state["last"], state["peak"])
+        before = (state[name] for name in _FAINT)
+        word, begin, last, peak = (np.where(is_open, new, old) for new, old in zip(now, before, strict=True))
         return self._events(rows, word, begin, last, peak, rows)
 
     def _smoothed(self, x: Array, past: Array) -> tuple[Array, Array]:
@@ -96,36 +104,37 @@ class Keywords:
             total *= self._share
         return total, joined[:, frames:].copy()
 
-    def _decide(self, smooth: Array, ready: Array, rows: Array, state: State, after: State) -> tuple[Events, State]:
+    def _decide(
+        self, smooth: Array, total: Array, ready: Array, rows: Array, state: State, after: State
+    ) -> tuple[Events, State]:
         """Frame by frame over the rows where something is open or may begin; quiet stretches are skipped."""
         spec, count = self.spec, np.arange(rows.size)
         seen = state["frames"][rows]
-        word, begin, last, peak, free = (state[k][rows] for k in ("word", "begin", "last", "peak", "free"))
+        is_open, sums = state["open"][rows] > 0, state["sums"][rows]
+        begin, last, peak, free = (state[k][rows] for k in ("begin", "last", "peak", "free"))
         faint = tuple(state[k][rows] for k in _FAINT)
         found: list[Events] = []
         wakes = np.flatnonzero(ready)
         t, frames = 0, smooth.shape[1]
         with np.errstate(invalid="ignore"):
             while t < frames:
-                if not (word >= 0).any():
+                if not is_open.any():
                     later = np.searchsorted(wakes, t)
                     if later == wakes.size:
                         break
                     t = int(wakes[later])
-                now, value = seen + t, smooth[:, t]
-                top = value.argmax(axis=1)
-                high = value[count, top]
-                is_open = word >= 0
-                own = value[count, np.maximum(word, 0)]
-                taken = is_open & (high > peak)
-                opens = ~is_open & (high >= spec.low) & (now >= free)
-                word = np.where(taken | opens, top, word)
-                peak = np.where(taken | opens, high, peak)
+                now, value, any_word = seen + t, smooth[:, t], total[:, t]
+                opens = ~is_open & (any_word >= spec.low) & (now >= free)
                 begin = np.where(opens, now, begin)
-                stands = opens | (is_open & (taken | (own >= spec.release)))
+                sums = np.where(opens[:, None], value, np.where(is_open[:, None], sums + value, sums))
+                peak = np.where(opens | (is_open & (any_word > peak)), any_word, peak)
+                word, top = sums.argmax(axis=1), value.argmax(axis=1)
+                replaced = (top != word) & (value[count, top] >= _MAJORITY) & (value[count, word] < spec.release)
+                replaced &= is_open
+                stands = opens | (is_open & ~replaced & (any_word >= spec.release))
                 last = np.where(stands, now, last)
-                replaced = (high >= spec.low) & (top != word)
                 over = is_open & ~stands & (replaced | (now - last >= spec.hold_frames))
+                is_open = (is_open | opens) & ~over
                 if over.any():
                     loud = over & (peak >= spec.threshold)
                     which = np.flatnonzero(loud)
@@ -137,11 +146,11 @@ class Keywords:
                     whole = (word, begin, last, peak)
                     faint = tuple(np.where(kept, new, old) for new, old in zip(whole, faint, strict=True))
                     faint = (np.where(loud, -1, faint[0]), *faint[1:])
-                    word = np.where(over, -1, word)
                     free = np.where(loud, now + 1 + spec.refractory_frames, free)
                 t += 1
-        names = ("word", "begin", "last", "peak", "free", *_FAINT)
-        for name, value in zip(names, (word, begin, last, peak, free, *faint), strict=True):
+        names = ("open", "sums", "begin", "last", "peak", "free", *_FAINT)
+        values = (is_open.astype(np.int64), sums, begin, last, peak, free, *faint)
+        for name, value in zip(names, values, strict=True):
             after[name] = state[name].copy()
             after[name][rows] = value
         if not found:

@@ -40,15 +40,20 @@ def oracle(x, spec, labels):
                 total = row[n] if k == 0 else np.float32(total + row[n])
             average[n] = np.float32(total * np.float32(1.0 / spec.smooth_frames))
         top = max(names, key=lambda n: average[n])
+        any_word = average[names[0]]
+        for n in names[1:]:
+            any_word = np.float32(any_word + average[n])
         if current is None:
-            if average[top] >= np.float32(low) and t >= free:
-                current = {"label": top, "begin": t, "last": t, "peak": average[top]}
-        elif average[top] > current["peak"]:
-            current.update(label=top, peak=average[top], last=t)
-        elif average[current["label"]] >= np.float32(spec.release):
+            if any_word >= np.float32(low) and t >= free:
+                current = {"label": top, "begin": t, "last": t, "peak": any_word, "sums": dict(average)}
+            continue
+        current["sums"] = {n: np.float32(current["sums"][n] + average[n]) for n in names}
+        current["label"] = own = max(names, key=lambda n: current["sums"][n])
+        current["peak"] = max(current["peak"], any_word)
+        replaced = top != own and average[top] >= np.float32(0.5) and average[own] < np.float32(spec.release)
+        if any_word >= np.float32(spec.release) and not replaced:
             current["last"] = t
         else:
-            replaced = average[top] >= np.float32(low) and top != current["label"]
             if replaced or t - current["last"] >= spec.hold_frames:
                 if current["peak"] >= np.float32(spec.threshold):
                     found.append(current)
@@ -62,7 +67,7 @@ def oracle(x, spec, labels):
     for event in found:
         start = max(0, event["begin"] - spec.lead_frames)
         end = max(start + 1, event["last"] + 1 - spec.trail_frames)
-        result.append((event["label"], start, end, float(event["peak"])))
+        result.append((event["label"], start, end, min(1.0, float(event["peak"]))))
     return result
 
 
@@ -190,7 +195,7 @@ def test_a_better_label_takes_an_open_word_over():
     head = Keywords(KeywordsHead(background="silence", smooth_frames=3, threshold=0.5, hold_frames=3), LABELS)
     events, _ = head.step(x, head.initial_state(1))
     assert [LABELS[n] for n in events.label] == ["maybe"]
-    np.testing.assert_allclose(events.score, [0.7], rtol=1e-6)
+    np.testing.assert_allclose(events.score, [1.0], rtol=1e-6)
 
 
 def test_background_is_never_a_word():
