@@ -134,6 +134,17 @@ def test_a_stream_that_breaks_resets_alone() -> None:
         assert rows.outcome(i) == forward_outcome(bundle, samples)
 
 
+def test_the_rest_of_a_broken_chunk_is_skipped() -> None:
+    """However many steps were left of it: the row is as fresh as one that saw nothing."""
+    bundle = zoo.bundle("look_ahead")
+    samples = zoo.signal(bundle.manifest.input, 40)
+    rows = Rows(bundle, 1, max_blocks=4)
+    with np.errstate(over="ignore"):
+        (output,) = rows.batcher.run(rows.rows, [np.concatenate([samples[:4] * 0 + 3e38, samples])], np.array([False]))
+    assert output.broken
+    assert rows.rows.tobytes() == np.array([rows.batcher.layout.blank]).tobytes()
+
+
 def test_a_poisoned_row_is_refused(bundle: Bundle) -> None:
     """A stored row is restored whole or not at all: foreign, cut short, or holding NaN."""
     rows = Rows(bundle, 1)

@@ -38,13 +38,17 @@ def test_the_groups_offset_is_the_offset(url: str, redis_client: redis.Redis) ->
             producer.push_many(batch)
             sent.update(partition_of(name, 4) for name, _, _ in batch)
     assert {p: group(redis_client, p)["lag"] for p in PARTITIONS} == {p: sent[p] for p in PARTITIONS}
-    with worker(url, bundle), Consumer("audio", "digits", url=url, start="beginning") as consumer:
+    with (
+        worker(url, bundle, read_entries=16, belt_rows=32) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
         collect(consumer, list(signals))
     for p in PARTITIONS:
         last = redis_client.xinfo_stream(Keys("audio", "digits", p).log)["last-generated-id"]
         found = group(redis_client, p)
         assert (found["lag"], found["entries-read"], found["pending"]) == (0, sent[p], 0)
         assert found["last-delivered-id"] == last
+    assert running.counts["dropped_partitions"] == 0  # its offsets were right: nothing was read twice
 
 
 def test_results_are_readable_in_redis_cli(url: str, redis_client: redis.Redis) -> None:

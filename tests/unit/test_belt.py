@@ -39,6 +39,16 @@ def test_rows_survive_a_belt_that_is_too_small(capacity: int, batches: list[list
         assert len(belt) <= capacity
 
 
+def test_a_batchs_own_rows_stay_when_many_are_forgotten_at_once() -> None:
+    """A belt forgets a sixteenth at a time; where fewer rows than that are old, only those."""
+    belt, names = Belt(LAYOUT, 64), [f"s{i}" for i in range(64)]
+    for batch in (names, [*names[:62], "new"]):
+        belt.begin(batch)
+        for stream in belt.missing(batch):
+            belt.place(stream, 0, None)
+    assert belt.missing(["new", *names]) == names[62:]
+
+
 def test_dropping_a_partition_forgets_its_rows_only() -> None:
     belt = Belt(LAYOUT, 8)
     belt.begin(["a", "b", "c"])
