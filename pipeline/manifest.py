@@ -137,10 +137,10 @@ class KeywordsHead(_Part):
 
     @model_validator(mode="after")
     def _ordered(self) -> KeywordsHead:
-        if not self.release <= self.low <= self.threshold:
+        if max(self.release, self.low) > self.threshold:
             raise ValueError(
-                f"release {self.release}, final_threshold {self.final_threshold} and threshold {self.threshold} "
-                "must rise in this order"
+                f"release {self.release} and final_threshold {self.final_threshold} must not exceed "
+                f"threshold {self.threshold}"
             )
         return self
 

@@ -38,7 +38,7 @@ from training.detector import Scene, alarms, detected, scenes
 from training.plots import plot_confusion, plot_detector
 from training.recipes.digits import DIGITS, LABELS, RECIPE
 
-THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.96, 0.05), 2))
+THRESHOLDS = (*(float(t) for t in np.round(np.arange(0.2, 0.96, 0.05), 2)), 0.97, 0.98, 0.99)
 
 
 def as_int16(x: Array) -> NDArray[np.int16]:

@@ -51,9 +51,9 @@ def decide(probabilities: Array, spec: KeywordsHead) -> Events:
 
 
 def best(events: Events, clips: int) -> NDArray[np.int64]:
-    """`[clips]`: the label of each clip's event of the highest score, -1 where there is none."""
+    """`[clips]`: the label of each clip's event of the highest score (as published), -1 where there is none."""
     label, score = np.full(clips, -1), np.zeros(clips)
-    for b, name, value in zip(events.stream, events.label, events.score, strict=True):
+    for b, name, value in zip(events.stream, events.label, events.score.round(6), strict=True):
         if value > score[b]:
             label[b], score[b] = name, value
     return label

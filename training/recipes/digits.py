@@ -18,10 +18,10 @@ LABELS = (*DIGITS, BACKGROUND)
 class Head:
     """The head's settings (`pipeline.manifest.KeywordsHead`) and the silence after the end; lengths in frames."""
 
-    smooth_frames: int = 6
-    threshold: float = 0.6
+    smooth_frames: int = 10
+    threshold: float = 0.9
     release: float = 0.1
-    final_threshold: float = 0.1
+    final_threshold: float = 0.02
     final_frames: int = 60
     hold_frames: int = 2
     refractory_frames: int = 0
