@@ -114,8 +114,8 @@ class KeywordsHead(_Part):
     threshold: smoothed probability of any word at which one counts. release: below it for `hold_frames` frames in a
     row the word is over. refractory_frames: after a word, frames in which none can begin. lead_frames,
     trail_frames: by how much start and end are moved back, to make up for what smoothing and the model delay them.
-    final_threshold: at the end of a stream nothing more will come, so a word that stayed below `threshold` within the
-    last `final_frames` is published all the same if it reached this (None: `threshold`), with its own low score.
+    final_threshold: a stream of at most `final_frames` that yielded nothing is a single utterance: at its end its best
+    word is published all the same if it reached this (None: `threshold`), with its own low score.
     """
 
     kind: Literal["keywords"] = "keywords"

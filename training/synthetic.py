@@ -1,7 +1,7 @@
 """Synthetic voices as extra speakers, in training only: Debian's espeak-ng and flite, where they are installed.
 
 `python -m training.synthetic` speaks them all once into `runs/` (two minutes); nothing of it is committed or shipped.
-HELD_OUT names the voices that no training sees: early stopping listens to them, the demo speaks with them.
+HELD_OUT names the voices that no training sees: early stopping listens to them.
 """
 
 from __future__ import annotations

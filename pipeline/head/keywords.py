@@ -8,8 +8,8 @@ its first frame to its last (so "nine" may still become "five"): how sure it is 
 two questions. Start and end are moved back by what smoothing and the model's own habit delay them (`lead_frames`,
 `trail_frames`).
 
-A word that stayed below `threshold` is remembered: if the stream ends within `final_frames` of it, and no other word
-was published so near to the end, it is published then. Without a `final_threshold` there are no such words.
+A stream of at most `final_frames` in which nothing was published is taken for a single utterance: at its end its best
+word is published, if it reached `final_threshold`, with its own low score. Longer streams have no such word.
 
 Exact whatever the chunks: each average is a sum of W shifted slices in one fixed order, never a running
 sum. Exact whatever the batch: every operation is elementwise over streams.
@@ -82,10 +82,9 @@ class Keywords:
 
     def flush(self, state: State) -> Events:
         """The words that the end cut off, and those it leaves no more time for."""
-        near = state["frames"] - self.spec.final_frames
-        alone = (state["free"] == 0) | (state["free"] <= near)
+        alone = (state["free"] == 0) & (state["frames"] <= self.spec.final_frames)
         is_open = (state["open"] > 0) & ((state["peak"] >= self.spec.threshold) | alone)
-        faint = ~is_open & (state["faint"] >= 0) & alone & (state["faint_last"] >= near)
+        faint = ~is_open & (state["faint"] >= 0) & alone
 
         rows = np.flatnonzero(is_open | faint)
         now = (state["sums"].argmax(axis=1), state["begin"], state["last"], state["peak"])
@@ -140,12 +139,9 @@ class Keywords:
                     which = np.flatnonzero(loud)
                     if which.size:
                         found.append(self._events(which, word, begin, last, peak, rows[which]))
-                    near = now - spec.final_frames
-                    better = (faint[0] < 0) | (peak >= faint[3]) | (faint[2] < near)
-                    kept = over & ~loud & better & ((free == 0) | (free <= near))
+                    kept = over & ~loud & ((faint[0] < 0) | (peak >= faint[3]))
                     whole = (word, begin, last, peak)
                     faint = tuple(np.where(kept, new, old) for new, old in zip(whole, faint, strict=True))
-                    faint = (np.where(loud, -1, faint[0]), *faint[1:])
                     free = np.where(loud, now + 1 + spec.refractory_frames, free)
                 t += 1
         names = ("open", "sums", "begin", "last", "peak", "free", *_FAINT)

@@ -19,10 +19,10 @@ class Head:
     """The head's settings (`pipeline.manifest.KeywordsHead`) and the silence after the end; lengths in frames."""
 
     smooth_frames: int = 10
-    threshold: float = 0.9
+    threshold: float = 0.8
     release: float = 0.1
     final_threshold: float = 0.02
-    final_frames: int = 60
+    final_frames: int = 120
     hold_frames: int = 2
     refractory_frames: int = 0
     lead_frames: int = 12
