@@ -38,7 +38,9 @@ def _weights(rng: np.random.Generator, name: str, *shape: int) -> onnx.TensorPro
     return numpy_helper.from_array((rng.standard_normal(shape) * scale).astype(np.float32), name)
 
 
-def _recurrent(op: str, features: int, hidden: int, classes: int, *, mel: bool, block: int) -> onnx.ModelProto:
+def _recurrent(
+    op: str, features: int, hidden: int, classes: int, *, mel: bool, block: int, lean: float = 2.0
+) -> onnx.ModelProto:
     """x -> [filterbank, log] -> [group `block` frames] -> LSTM or GRU -> linear -> softmax, textbook layout."""
     rng = np.random.default_rng(features * 1000 + hidden)
     gates = {"LSTM": 4, "GRU": 3}[op]
@@ -50,6 +52,8 @@ def _recurrent(op: str, features: int, hidden: int, classes: int, *, mel: bool, 
         _weights(rng, "R", 1, gates * hidden, hidden),
         _weights(rng, "bias", 1, 2 * gates * hidden),
         _weights(rng, "V", hidden, classes * block),
+        # towards background, the last class, so that words come and go
+        numpy_helper.from_array(np.array([0.0] * (classes - 1) + [lean], np.float32), "lean"),
         numpy_helper.from_array(np.array([1], np.int64), "axis_1"),
         numpy_helper.from_array(np.array(1e-6, np.float32), "floor"),
         numpy_helper.from_array(np.array([0, -1, wide], np.int64), "grouped"),
@@ -81,7 +85,8 @@ def _recurrent(op: str, features: int, hidden: int, classes: int, *, mel: bool, 
         helper.make_node("Transpose", ["y_time_first"], ["y"], perm=[1, 0, 2]),
         helper.make_node("MatMul", ["y", "V"], ["logits_grouped"]),
         helper.make_node("Reshape", ["logits_grouped", "ungrouped"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
+        helper.make_node("Add", ["logits", "lean"], ["leaning"]),
+        helper.make_node("Softmax", ["leaning"], ["scores"], axis=-1),
     ]
     graph = helper.make_graph(
         nodes,
@@ -150,7 +155,7 @@ def _labels(classes: int) -> tuple[str, ...]:
     return (*(f"class_{c}" for c in range(classes - 1)), "background")
 
 
-WORDS = KeywordsHead(background="background", smooth_frames=3, threshold=0.3, release=0.2, hold_frames=3)
+WORDS = KeywordsHead(background="background", smooth_frames=3, threshold=0.5, release=0.4, hold_frames=1)
 
 
 def audio() -> bytes:
@@ -236,7 +241,7 @@ def signal(spec: InputSpec, samples: int, seed: int = 0) -> np.ndarray:
     """A lively random signal `[samples, channels]` of the sample type: bursts, silence, clipping."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((samples, spec.channels)).astype(np.float32)
-    burst = max(50, int(spec.sample_rate_hz / 20))
+    burst = max(50, int(spec.sample_rate_hz / 50))
     x *= np.repeat(rng.random(-(-samples // burst)) ** 4, burst)[:samples, None].astype(np.float32)
     if spec.sample_type == "int16":
         return np.clip(x * 20_000, -32768, 32767).astype(np.int16)
