@@ -70,7 +70,7 @@ BAD: dict[str, tuple[dict[str, Any], Path, object, list[str]]] = {
     "an initial value that is no number": (AUDIO, (*STATE, "initial"), float("nan"), ["states.0.initial", "nan"]),
     "a block of nothing": (AUDIO, ("model", "block"), 0, ["model.block", "'0'"]),
     "a negative latency": (AUDIO, ("model", "latency"), -1, ["model.latency", "'-1'"]),
-    "a release above the threshold": (AUDIO, ("head", "release"), 0.31, ["release 0.31", "threshold 0.3"]),
+    "a release above the threshold": (AUDIO, ("head", "release"), 0.9, ["release 0.9", "threshold 0.5"]),
     "a threshold beyond certainty": (AUDIO, ("head", "threshold"), 1.5, ["head.keywords.threshold", "'1.5'"]),
     "a rate of zero": (AUDIO, ("input", "sample_rate_hz"), 0, ["input.sample_rate_hz", "'0'"]),
     "a rate that is no number": (AUDIO, ("input", "sample_rate_hz"), float("nan"), ["input.sample_rate_hz", "nan"]),
