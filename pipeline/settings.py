@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     idle_ms: Milliseconds = Field(default=3_600_000, description="log time after which a silent stream's state expires")
     tombstone_ms: Milliseconds = Field(default=600_000, description="log time for which late resends are recognised")
     outage_ms: Milliseconds = Field(default=86_400_000, description="for which state outlives the last worker")
+    durability: Literal["fast", "durable", "replicated"] = Field(
+        default="fast", description="what an acknowledged write survives; the server must be set up for it"
+    )
+    drain_ms: Milliseconds = Field(default=5_000, description="in which a worker that was told to stop must be done")
     on_gap: Literal["restart", "continue"] = Field(default="restart", description="what missing chunks do to a stream")
     publish: Literal["events", "chunks"] = Field(
         default="events", description="a result entry for chunks with something to say, or for every chunk"
@@ -71,6 +75,11 @@ class Settings(BaseSettings):
         from pipeline.broker.embedded import url_of  # redis is imported only where it is used
 
         return self.url or url_of(DATA_DIR)
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that must have a write before it counts as done."""
+        return 1 if self.durability == "replicated" else 0
 
     @property
     def policy(self) -> Policy:

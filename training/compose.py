@@ -113,7 +113,7 @@ class Composer:
         rate_hz = self.recipe.sample_rate_hz
         x, words, clean = np.zeros(self.samples, np.float32), [], []
         level_db, at = rng.uniform(-46, -14), 0
-        foreign = rng.random() < 0.3
+        foreign = rng.random() < self.recipe.foreign
         tight = rng.random() < 0.15
         # All that is heard in this stream comes through one microphone, at times another corpus's: else the
         # model would learn which microphone recorded the digits.

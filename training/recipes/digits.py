@@ -53,6 +53,7 @@ class Recipe:
     streams: int = 16
     stream_s: float = 5.0
     fresh: float = 0.6
+    foreign: float = 0.3  # of the streams: speech without digits only
     stretched: float = 0.5
     # where in a word a decision is due: from this part of its length until so long after its end
     decide_from: float = 0.6
