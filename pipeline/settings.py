@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     input_retention_ms: Milliseconds = Field(default=60_000, description="chunks are kept at least so long")
     results_retention_ms: Milliseconds = Field(default=86_400_000, description="results and dead letters are kept so")
     trim_every_ms: Milliseconds = Field(default=5_000, description="between two trims of a partition's logs")
+    status_dir: Path | None = Field(
+        default=None, description="where a worker tells probes how it goes; by default a folder of this user in /tmp"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = Field(default="auto", description="auto: console on a terminal")
 
@@ -75,6 +78,13 @@ class Settings(BaseSettings):
         from pipeline.broker.embedded import url_of  # redis is imported only where it is used
 
         return self.url or url_of(DATA_DIR)
+
+    @property
+    def status_folder(self) -> Path:
+        """Where workers tell probes of this machine how they go."""
+        from pipeline.status import default_folder
+
+        return self.status_dir or default_folder()
 
     @property
     def replicas(self) -> int:

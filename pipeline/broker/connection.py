@@ -23,6 +23,9 @@ from redis.retry import Retry
 
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
+Client = redis.Redis
+"""A blocking client, for those who may not import redis themselves."""
+
 TIMEOUT_S = 10.0
 """How long a reply may take. Blocking reads must be shorter."""
 

@@ -3,6 +3,7 @@
 | key                            | what it is                                                        |
 |--------------------------------|-------------------------------------------------------------------|
 | `sb:<topic>:meta`              | hash: rate, sample type, channels, partitions of the topic        |
+| `sb:{<topic>}:<group>:workers` | hash: the workers that live, and for how long they said so        |
 | `sb:{topic/3}:in`              | the log of chunks; its consumer group's last-delivered-id is the offset |
 | `sb:{topic/3}:<group>:out`     | the log of results, each under the id of its chunk                |
 | `sb:{topic/3}:<group>:dead`    | the log of dead letters, each under the id of its chunk           |
@@ -97,6 +98,11 @@ def partition_of(stream: str, partitions: int) -> int:
 def meta_key(topic: str) -> str:
     """The key of a topic's description."""
     return f"sb:{topic}:meta"
+
+
+def workers_key(topic: str, group: str) -> str:
+    """The key of a group's living workers: a hint for sharing, never a right to a partition."""
+    return f"sb:{{{topic}}}:{group}:workers"
 
 
 def log_key(topic: str, partition: int) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 import redis
 
-from pipeline.broker.functions import Call, Value, call, call_many
+from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.functions import Call, Value, call_many
 from pipeline.broker.keys import Keys
 from pipeline.errors import BrokerUnavailable, ConfigError, Fenced, StatebeltError
 
@@ -66,13 +67,39 @@ def acquire(client: redis.Redis, keys: Keys, owner: str, lease_ms: int, start: s
         BrokerUnavailable: no answer; call again.
         ConfigError: keys of another type, or arguments that cannot be.
     """
-    args: list[Value] = [keys.group, owner, lease_ms, start]
-    kind, *rest = call(client, "sb_acquire", [keys.log, keys.lease, keys.epoch], args)
+    return acquire_many(client, [keys], owner, lease_ms, start)[0]
+
+
+def acquire_many(
+    client: redis.Redis, wanted: Sequence[Keys], owner: str, lease_ms: int, start: str = "0-0"
+) -> list[Granted | Held]:
+    """`acquire` for several partitions in one round trip; some may be granted although it raises."""
+    args: list[Value] = [owner, lease_ms, start]
+    calls = [Call("sb_acquire", [keys.log, keys.lease, keys.epoch], [keys.group, *args]) for keys in wanted]
+    replies = raise_first(call_many(client, calls))
+    return [_answer(keys, owner, lease_ms, reply) for keys, reply in zip(wanted, replies, strict=True)]
+
+
+def _answer(keys: Keys, owner: str, lease_ms: int, reply: Any) -> Granted | Held:
+    kind, *rest = reply
     if kind == b"GRANTED":
         return Granted(Lease(keys, owner, int(rest[0]), lease_ms), rest[1], int(rest[2]))
     if kind == b"HELD":
         return Held(rest[0].decode(errors="replace"), int(rest[1] or 0), int(rest[2]))
     raise ConfigError(f"cannot acquire partition {keys.partition} of {keys.topic!r}: {rest[0].decode()}")
+
+
+def holders(client: redis.Redis, of: Sequence[Keys]) -> list[str | None]:
+    """Who holds each partition now; None where nobody does.
+
+    Raises:
+        BrokerUnavailable: no answer; call again.
+    """
+    with translate(), client.pipeline(transaction=False) as pipe:
+        for keys in of:
+            pipe.get(keys.lease)
+        replies = raise_first(pipe.execute(raise_on_error=False))
+    return [reply.decode(errors="replace").partition(" ")[2] if reply else None for reply in replies]
 
 
 def renew(client: redis.Redis, leases: Sequence[Lease]) -> list[StatebeltError | None]:

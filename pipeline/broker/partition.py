@@ -192,3 +192,21 @@ def load_rows(client: redis.Redis, wanted: Mapping[Keys, Sequence[str]]) -> dict
     rows: dict[Keys, list[bytes | None]] = {keys: [] for keys in wanted}
     rows.update(zip((keys for keys, _ in asked), replies, strict=True))
     return rows
+
+
+def lags(client: redis.Redis, of: Sequence[Keys]) -> list[int]:
+    """Chunks that the group has still to read, for each partition; an upper bound where Redis cannot know.
+
+    Raises:
+        BrokerUnavailable: no answer; call again.
+    """
+    with translate(), client.pipeline(transaction=False) as pipe:
+        for keys in of:
+            pipe.xinfo_groups(keys.log)
+            pipe.xlen(keys.log)
+        replies = raise_first(pipe.execute(raise_on_error=False))
+    found = []
+    for keys, groups, length in zip(of, replies[::2], replies[1::2], strict=True):
+        lag = next((info["lag"] for info in groups if info["name"] == keys.group.encode()), None)
+        found.append(int(length if lag is None else lag))
+    return found

@@ -302,6 +302,33 @@ local function trim(keys, args)
   return { chunks, results }
 end
 
+-- keys: workers; args: owner ttl_ms facts. Says that this owner lives, forgets those that did not say so in time.
+-- owner facts owner facts ... of all that live, this one among them
+local function join(keys, args)
+  local workers, owner, ttl_ms, facts = keys[1], args[1], whole(args[2], 1, MAX_TTL_MS), args[3]
+  if not ttl_ms then return redis.error_reply('ERR the TTL of a worker is not a positive number') end
+  local clock = redis.call('TIME')
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  local gone, alive = {}, { owner, facts }
+  local all = redis.call('HGETALL', workers)
+  for i = 1, #all, 2 do
+    local until_ms, said = string.match(all[i + 1], '^(%d+) (.*)$')
+    if not until_ms or tonumber(until_ms) <= now then
+      gone[#gone + 1] = all[i]
+    elseif all[i] ~= owner then
+      alive[#alive + 1] = all[i]
+      alive[#alive + 1] = said
+    end
+  end
+  for _, each in ipairs(gone) do redis.call('HDEL', workers, each) end
+  redis.call('HSET', workers, owner, digits(now + ttl_ms) .. ' ' .. facts)
+  if redis.call('PTTL', workers) < ttl_ms then redis.call('PEXPIRE', workers, ttl_ms) end
+  return alive
+end
+
+-- keys: workers; args: owner
+local function leave(keys, args) return redis.call('HDEL', keys[1], args[1]) end
+
 local function register(name, callback, flags)
   redis.register_function { function_name = name .. '_' .. VERSION, callback = callback, flags = flags }
 end
@@ -314,5 +341,7 @@ register('sb_create_topic', create_topic, { 'allow-oom' })
 register('sb_acquire', acquire, { 'allow-oom' })
 register('sb_renew', renew, { 'allow-oom' })
 register('sb_release', release, { 'allow-oom' })
+register('sb_join', join, { 'allow-oom' })
+register('sb_leave', leave, { 'allow-oom' })
 register('sb_trim', trim, { 'allow-oom' })
 register('sb_backlog', backlog, { 'no-writes' })

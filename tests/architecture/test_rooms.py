@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # from what knows everything to what knows nothing; a module may import from its own line and below
     {"cli"},
     {"worker", "producer", "consumer", "offline"},
-    {"outbox"},
+    {"outbox", "ownership"},
+    {"lifecycle"},
     {"task"},
     {"admission"},
     {"chunk"},
@@ -23,7 +24,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"bundle"},
     {"model", "frontend", "head"},
     {"belt"},
-    {"settings", "audio", "logs", "broker"},
+    {"settings", "audio", "logs", "broker", "share", "status"},
     {"manifest"},
     {"component"},
     {"errors"},
@@ -31,6 +32,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
 SIDEWAYS = {  # exceptions, each with its reason
     ("settings", "admission"),  # its Policy is a group of settings
     ("settings", "chunk"),  # and so is its bound
+    ("settings", "status"),  # where workers tell how they go
     ("settings", "broker"),  # the embedded server's address is the default
 }
 

@@ -1,0 +1,47 @@
+"""Which workers of a group live: a register in which each says so, for a time. A hint for sharing partitions evenly.
+
+It gives no right to anything: only a lease does. Where it is wrong, partitions are shared unevenly for a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import redis
+
+from pipeline.broker.functions import call
+from pipeline.broker.keys import workers_key
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker that lives: how many partitions it holds, and the fingerprint (hex) of the bundle that it runs."""
+
+    owner: str
+    held: int
+    fingerprint: str
+
+
+def join(client: redis.Redis, topic: str, group: str, me: Member, ttl_ms: int) -> list[Member]:
+    """Say that this worker lives, for `ttl_ms` from now. Returns all that live, this one first.
+
+    Raises:
+        BrokerUnavailable: no answer; call again.
+    """
+    facts = f"{me.held} {me.fingerprint}"
+    flat = call(client, "sb_join", [workers_key(topic, group)], [me.owner, ttl_ms, facts])
+    return [_member(owner, said) for owner, said in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def leave(client: redis.Redis, topic: str, group: str, owner: str) -> None:
+    """Say that this worker is gone, so that others need not wait for its time to end.
+
+    Raises:
+        BrokerUnavailable: no answer; its time ends by itself.
+    """
+    call(client, "sb_leave", [workers_key(topic, group)], [owner])
+
+
+def _member(owner: bytes, said: bytes) -> Member:
+    held, _, fingerprint = said.decode(errors="replace").partition(" ")
+    return Member(owner.decode(errors="replace"), int(held) if held.isdigit() else 0, fingerprint)

@@ -1,0 +1,179 @@
+"""The partitions that a worker holds: taking its even share, keeping the leases, giving back what is over.
+
+Ownership comes from leases alone, granted by the server under an epoch; the register of workers only says how many
+there are to share with. No worker waits for another, and partitions that do not move never pause.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from pipeline.broker import lease as leases
+from pipeline.broker import members
+from pipeline.broker.connection import Client
+from pipeline.broker.keys import Keys
+from pipeline.broker.lease import Granted
+from pipeline.broker.members import Member
+from pipeline.errors import BrokerUnavailable, ConfigError, Fenced
+from pipeline.lifecycle import Owned, Phase
+from pipeline.logs import logger
+from pipeline.share import shares
+from pipeline.task import Task
+
+_BEAT_S = 0.25
+_SHORT_S = 0.05
+
+
+class Ownership:
+    """One worker's partitions.
+
+    Args:
+        partitions: of the topic.
+        counts: where `dropped_partitions` are counted.
+        make_task: a fresh task for a partition.
+        forget: called with a partition that is held no longer; returns how many rows it had on the belt.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        topic: str,
+        group: str,
+        owner: str,
+        *,
+        partitions: int,
+        lease_ms: int,
+        fingerprint: str,
+        counts: Counter[str],
+        make_task: Callable[[int], Task],
+        forget: Callable[[int], int],
+    ) -> None:
+        self.owned: dict[int, Owned] = {}
+        self.share = 0
+        self._client = client
+        self._keys = [Keys(topic, group, partition) for partition in range(partitions)]
+        self._topic, self._group, self._owner = topic, group, owner
+        self._lease_ms, self._fingerprint, self._counts = lease_ms, fingerprint, counts
+        self._make_task, self._forget = make_task, forget
+        self._log = logger(topic=topic, group=group, owner=owner)
+        self._next_beat_s = 0.0
+
+    def introduce(self, pause: Callable[[float], bool]) -> None:
+        """Join the group; `pause` waits for so many seconds and says whether to go on.
+
+        Raises ConfigError when a worker with another bundle lives in it, and still does when the time of a killed one
+        would have ended: two bundles under one group would discard each other's state for ever.
+        """
+        deadline_s = time.monotonic() + self._lease_ms / 1000 + _BEAT_S
+        while True:
+            others = [m for m in self._join() if m.fingerprint != self._fingerprint]
+            if not others:
+                return
+            self._leave()
+            if time.monotonic() > deadline_s:
+                raise ConfigError(
+                    f"group {self._group!r} on topic {self._topic!r} is run by {others[0].owner} with another bundle "
+                    f"({others[0].fingerprint}, this one is {self._fingerprint}): give this one a --group of its own, "
+                    "or stop the others first"
+                )
+            if not pause(_BEAT_S):
+                return
+
+    def keep(self) -> None:
+        """Renew what is due, and come closer to an even share. Raises BrokerUnavailable: try again."""
+        self.renew()
+        if time.monotonic() >= self._next_beat_s:
+            short = self._balance()
+            self._next_beat_s = time.monotonic() + (_SHORT_S if short else min(self._lease_ms / 4000, _BEAT_S))
+
+    @property
+    def beat_s(self) -> float:
+        """How long until `keep` has something to do, in seconds: reads must not block for longer."""
+        return max(0.001, self._next_beat_s - time.monotonic())
+
+    def renew(self) -> None:
+        """Renew the leases that have lasted for a third of their time."""
+        now = time.monotonic()
+        due = [owned for owned in self.owned.values() if now - owned.renewed_s > self._lease_ms / 3000]
+        for owned, error in zip(due, leases.renew(self._client, [o.lease for o in due]), strict=True):
+            if isinstance(error, Fenced):
+                self.drop(owned, error)
+            elif error is not None:
+                raise error
+            else:
+                owned.renewed_s = now
+
+    def drop(self, owned: Owned, why: object) -> None:
+        """Forget a partition at once: its rows may be ahead of what is committed."""
+        owned.to(Phase.FENCED)
+        self.owned.pop(owned.partition, None)
+        rows = self._forget(owned.partition)
+        self._counts["dropped_partitions"] += 1
+        self._log.warning("partition_dropped", partition=owned.partition, rows=rows, why=str(why))
+
+    def drop_expired(self) -> None:
+        """Drop what another may own by now: nothing that is done there could be committed."""
+        now = time.monotonic()
+        for owned in list(self.owned.values()):
+            if now - owned.renewed_s > self._lease_ms / 1000:
+                self.drop(owned, "the lease ran out while Redis was away")
+
+    def close(self) -> None:
+        """Give everything back and leave the group. Raises BrokerUnavailable: the leases end by themselves."""
+        self._give_back(list(self.owned.values()))
+        self._leave()
+
+    def _join(self) -> list[Member]:
+        me = Member(self._owner, len(self.owned), self._fingerprint)
+        return members.join(self._client, self._topic, self._group, me, self._lease_ms)
+
+    def _leave(self) -> None:
+        members.leave(self._client, self._topic, self._group, self._owner)
+
+    def _balance(self) -> bool:
+        """Give back, or take. True where this worker still holds less than its share."""
+        held = {member.owner: member.held for member in self._join()}
+        held[self._owner] = len(self.owned)
+        self.share = shares(held, len(self._keys))[self._owner]
+        over = len(self.owned) - self.share
+        if over > 0:  # the youngest: the fewest of its rows are on the belt
+            given = list(self.owned.values())[-over:]
+            self._give_back(given)
+            self._log.info("gave_back", partitions=[o.partition for o in given], owned=sorted(self.owned))
+        elif over < 0:
+            self._take(-over, sorted(held).index(self._owner))
+        return len(self.owned) < self.share
+
+    def _take(self, count: int, rank: int) -> None:
+        wanted = [keys for keys in self._keys if keys.partition not in self.owned]
+        holders = leases.holders(self._client, wanted)
+        free = [keys for keys, holder in zip(wanted, holders, strict=True) if holder in (None, self._owner)]
+        # Newcomers that look at the same moment begin at different places.
+        start = rank * count % len(free) if free else 0
+        free = (free[start:] + free[:start])[:count]
+        if not free:
+            return
+        asked_s, gained = time.monotonic(), []
+        for answer in leases.acquire_many(self._client, free, self._owner, self._lease_ms):
+            if isinstance(answer, Granted):
+                partition = answer.lease.keys.partition
+                task = self._make_task(partition)
+                self.owned[partition] = Owned(answer.lease, task, answer.offset, answer.entries_read, asked_s)
+                gained.append(partition)
+        if gained:
+            self._log.info("ready", gained=gained, owned=sorted(self.owned), share=self.share)
+
+    def _give_back(self, given: Sequence[Owned]) -> None:
+        for owned in given:
+            owned.to(Phase.DRAINING)
+            del self.owned[owned.partition]
+            self._forget(owned.partition)
+        unknown: BrokerUnavailable | None = None
+        for owned, error in zip(given, leases.release(self._client, [o.lease for o in given]), strict=True):
+            owned.to(Phase.FENCED if isinstance(error, Fenced) else Phase.CLOSED)
+            if isinstance(error, BrokerUnavailable):  # the lease ends by itself
+                unknown = error
+        if unknown is not None:
+            raise unknown
