@@ -9,6 +9,7 @@ local MAX_FIELDS = 1000      -- unpack() ends near 7,900 values
 local MAX_ENTRY_BYTES = 2 ^ 29 -- Redis refuses an entry of 1 GiB, after other entries were written
 local MAX_TTL_MS = 1e13      -- some three centuries; Redis refuses a TTL whose date overflows
 local UNKNOWN = '-1'         -- what Redis calls an unknown count of entries read
+local MARKS = 16             -- of where a group stood, within the time that its results are kept
 
 -- Is the decimal string x below y? Both without leading zeros.
 local function below(x, y)
@@ -153,10 +154,14 @@ local function add_entries(key, args, at, count)
   return at
 end
 
--- Redis would stop half way at a command that this user may not run.
-local function forbidden(out, group)
-  local tries = { { 'XADD', out, '*', 'f', 'v' }, { 'XGROUP', 'SETID', out, group, '0', 'ENTRIESREAD', '0' },
-    { 'SET', out, 'v', 'PX', '1' }, { 'DEL', out }, { 'PEXPIRE', out, '1' } }
+-- Redis would stop half way at a command that this user may not run. ACLs speak of keys too, so each write is asked
+-- with its own; a user who may set one row may set all (no pattern of ours tells streams apart).
+local function forbidden(keys, n_sets, group)
+  local log, out, dead, lease, set, deleted = keys[1], keys[2], keys[3], keys[4], keys[5], keys[5 + n_sets]
+  local tries = { { 'XADD', out, '*', 'f', 'v' }, { 'XADD', dead, '*', 'f', 'v' },
+    { 'XGROUP', 'SETID', log, group, '0', 'ENTRIESREAD', '0' }, { 'PEXPIRE', lease, '1' } }
+  if n_sets > 0 then tries[#tries + 1] = { 'SET', set, 'v', 'PX', '1' } end
+  if deleted then tries[#tries + 1] = { 'DEL', deleted } end
   for _, try in ipairs(tries) do
     if not redis.acl_check_cmd(unpack(try)) then return try[1] end
   end
@@ -213,7 +218,7 @@ local function commit(keys, args)
   for i = at + 1, #args, 2 do
     if not whole(args[i], 1, MAX_TTL_MS) then return { 'INVALID', 'the TTL of a row is not a positive number' } end
   end
-  local denied = forbidden(out, group)
+  local denied = forbidden(keys, n_sets, group)
   if denied then return redis.error_reply('NOPERM this user may not run ' .. denied) end
 
   at = add_entries(out, args, 12, n_results)
@@ -271,34 +276,102 @@ local function backlog(keys) return backlog_of(keys[1]) end
 -- keys: meta; args: field value ...   CREATED | EXISTS, then what is there
 local function create_topic(keys, args)
   if redis.call('EXISTS', keys[1]) == 1 then return { 'EXISTS', redis.call('HGETALL', keys[1]) } end
-  redis.call('HSET', keys[1], unpack(args))
+  -- HSETNX, so that no user needs the right to change a topic that is there.
+  for i = 1, #args, 2 do redis.call('HSETNX', keys[1], args[i], args[i + 1]) end
   return { 'CREATED', redis.call('HGETALL', keys[1]) }
 end
 
--- The id `age_ms` before the server's now.
-local function id_before_now(age_ms)
+-- The server's clock in ms.
+local function now_ms()
   local now = redis.call('TIME')
-  local ms = now[1] * 1000 + math.floor(now[2] / 1000) - age_ms
-  return string.format('%.0f-0', math.max(ms, 0))
+  return now[1] * 1000 + math.floor(now[2] / 1000)
 end
 
--- keys: log, then logs of results and dead letters; args: age of chunks, of results in ms
--- Chunks that a group has still to read stay, whatever their age. Returns the numbers of entries removed.
+-- The id `age_ms` before the server's now.
+local function id_before_now(age_ms) return digits(math.max(now_ms() - age_ms, 0)) .. '-0' end
+
+-- Before which id chunks may go: none younger than `age_ms`, none that a group has still to read. A group for which
+-- nobody works holds its chunks for `outage_ms` only (nil: for ever). `leases` are by group; a group that is not among
+-- them was made a moment ago. Returns nil where nobody reads at all.
+local function keep_from(groups, leases, age_ms, outage_ms)
+  if #groups == 0 then return nil end
+  local keep = id_before_now(age_ms)
+  local abandoned = outage_ms and id_before_now(math.max(age_ms, outage_ms))
+  for _, flat in ipairs(groups) do
+    local group = as_map(flat)
+    local offset, lease = group['last-delivered-id'], leases[group['name']]
+    if abandoned and lease and before(offset, abandoned) and redis.call('EXISTS', lease) == 0 then offset = abandoned end
+    if before(offset, keep) then keep = offset end
+  end
+  return keep
+end
+
+-- A group whose unread chunks were trimmed counts them as read: its lag, which holds back producers, is what is there.
+local function count_as_read(log, groups, keep)
+  local info = as_map(redis.call('XINFO', 'STREAM', log))
+  for _, flat in ipairs(groups) do
+    local group = as_map(flat)
+    local offset = group['last-delivered-id']
+    if before(offset, keep) then
+      redis.call('XGROUP', 'SETID', log, group['name'], offset, 'ENTRIESREAD', entries_read(info, offset, UNKNOWN))
+    end
+  end
+end
+
+-- Up to which id all results are older than `age_ms`, or nil. Their ids cannot tell: they are those of the chunks, which
+-- may have waited for a worker. So each trim marks where the group stands: what lies at or before the offset now was
+-- published by now. `marks` is `ms id ms id ...`, oldest first, at most MARKS of them and one.
+local function published_before(marks, offset, age_ms)
+  local now, kept, upto = now_ms(), {}, nil
+  for ms, id in string.gmatch(redis.call('GET', marks) or '', '(%d+) (%S+)') do
+    -- A mark of the future (the clock was set back) or beyond the offset (the group was) tells nothing.
+    if tonumber(ms) <= now and not before(offset, id) then kept[#kept + 1] = { ms = ms, id = id } end
+  end
+  if #kept == 0 or now - tonumber(kept[#kept].ms) >= age_ms / MARKS then
+    kept[#kept + 1] = { ms = digits(now), id = offset }
+  end
+  while kept[1] and tonumber(kept[1].ms) <= now - age_ms do upto = table.remove(kept, 1).id end
+  local text = {}
+  for i, mark in ipairs(kept) do text[i] = mark.ms .. ' ' .. mark.id end
+  redis.call('SET', marks, table.concat(text, ' '), 'PX', digits(2 * age_ms + 60000))
+  return upto
+end
+
+-- Remove the entries of a log up to an id. One that ends in a number beyond Lua's stays a little longer.
+local function trim_upto(log, id)
+  local ms, seq = halves(id)
+  if #seq < 15 then id = ms .. '-' .. digits(tonumber(seq) + 1) end
+  return redis.call('XTRIM', log, 'MINID', id)
+end
+
+-- keys: log, leases of the n groups on it, then (out dead marks) of those whose results are meant
+-- args: age of chunks, of results, of chunks nobody works on (-1: whatever it is) in ms; n, those groups' names, the names of
+-- the others. Returns the numbers of entries removed: chunks, results and dead letters.
 local function trim(keys, args)
   local log = keys[1]
   local age_ms, results_age_ms = whole(args[1], 0, MAX_TTL_MS), whole(args[2], 0, MAX_TTL_MS)
-  if not age_ms or not results_age_ms then return redis.error_reply('ERR a retention is not a number of ms') end
-  local chunks, results = 0, 0
-  if type_of(log) ~= 'none' then
-    local groups = redis.call('XINFO', 'GROUPS', log)
-    local keep = id_before_now(age_ms)
-    for _, flat in ipairs(groups) do
-      local offset = as_map(flat)['last-delivered-id']
-      if before(offset, keep) then keep = offset end
-    end
-    if #groups > 0 then chunks = redis.call('XTRIM', log, 'MINID', keep) end
+  local outage_ms, n = whole(args[3], 0, MAX_TTL_MS), whole(args[4], 0, 1e6)
+  if not age_ms or not results_age_ms or not (outage_ms or args[3] == UNKNOWN) then
+    return redis.error_reply('ERR a retention is not a number of ms')
   end
-  for i = 2, #keys do results = results + redis.call('XTRIM', keys[i], 'MINID', id_before_now(results_age_ms)) end
+  if not n or #keys ~= 1 + n + 3 * (#args - 4 - n) then return redis.error_reply('ERR the groups do not fit the keys') end
+  if type_of(log) == 'none' then return { 0, 0 } end
+  local groups, leases, offsets = redis.call('XINFO', 'GROUPS', log), {}, {}
+  for i = 1, n do leases[args[4 + i]] = keys[1 + i] end
+  local chunks, results = 0, 0
+  local keep = keep_from(groups, leases, age_ms, outage_ms)
+  if keep then chunks = redis.call('XTRIM', log, 'MINID', keep) end
+  if chunks > 0 then count_as_read(log, groups, keep) end
+  for _, flat in ipairs(groups) do
+    local group = as_map(flat)
+    offsets[group['name']] = group['last-delivered-id']
+  end
+  for i = 0, #args - 5 - n do
+    local out, dead, marks = unpack(keys, 2 + n + 3 * i, 4 + n + 3 * i)
+    local offset = offsets[args[5 + n + i]]
+    local upto = offset and published_before(marks, offset, results_age_ms)
+    if upto then results = results + trim_upto(out, upto) + trim_upto(dead, upto) end
+  end
   return { chunks, results }
 end
 
