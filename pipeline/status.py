@@ -8,6 +8,7 @@ A file, not Redis: whether a process lives must not depend on whether Redis does
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -99,7 +100,8 @@ class Reporter:
 
     def clear(self) -> None:
         """The worker ends: take the file away."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def _fault(self, phase: str, owned: int, share: int, lag: int) -> str:
         if phase != "running":

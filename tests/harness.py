@@ -67,13 +67,14 @@ def worker(url: str, bundle: Bundle, **settings: object) -> Iterator[Worker]:
 class WorkerProcess:
     """`statebelt worker` as users run it, to be killed."""
 
-    def __init__(self, url: str, bundle: Path, folder: Path, **settings: object) -> None:
+    def __init__(self, url: str, bundle: Path, folder: Path, *flags: str, **settings: object) -> None:
         given = {f"STATEBELT_{k.upper()}": str(v) for k, v in {"url": url, "bundle": bundle, **settings}.items()}
+        status = {"STATEBELT_STATUS_DIR": str(folder / "status")}
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli", "worker"],
-                env={**os.environ, **given, "STATEBELT_LOG_FORMAT": "json"},
+                [sys.executable, "-m", "pipeline.cli", "worker", *flags],
+                env={**status, **os.environ, **given, "STATEBELT_LOG_FORMAT": "json"},
                 stdout=out,
                 stderr=out,
             )
