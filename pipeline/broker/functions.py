@@ -133,20 +133,25 @@ async def load_async(client: redis.asyncio.Redis) -> None:
             _check_loaded(error)
 
 
-async def call_many_async(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[Any]:
+async def call_many_async(client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Value] = ()) -> list[Any]:
     """`call_many` for asyncio."""
     with translate():
-        replies = await _round_trip_async(client, calls)
+        replies = await _round_trip_async(client, calls, then)
         again = [i for i, reply in enumerate(replies) if _missing(reply)]
         if again:
             await load_async(client)
-            for i, reply in zip(again, await _round_trip_async(client, [calls[i] for i in again]), strict=True):
+            if then:
+                again.append(len(calls))
+            repeated = await _round_trip_async(client, [calls[i] for i in again if i < len(calls)], then)
+            for i, reply in zip(again, repeated, strict=True):
                 replies[i] = reply
     return [_settle(reply) for reply in replies]
 
 
-async def _round_trip_async(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[Any]:
+async def _round_trip_async(client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Value]) -> list[Any]:
     async with client.pipeline(transaction=False) as pipe:
         for call in calls:
             pipe.execute_command(*_command(call))
+        if then:
+            pipe.execute_command(*then)
         return list(await pipe.execute(raise_on_error=False))

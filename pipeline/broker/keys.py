@@ -10,6 +10,7 @@
 | `sb:{topic/3}:<group>:lease`   | string `<epoch> <owner>` with a TTL: who may commit               |
 | `sb:{topic/3}:<group>:epoch`   | integer that grows with every grant                               |
 | `sb:{topic/3}:<group>:row:<stream>` | bytes: a stream's whole carried state                        |
+| `sb:{topic/3}/<stream>`        | string `<next seq> <bytes> <status> <claim>`: where its producers stand |
 
 The part in braces is what Redis Cluster hashes: all keys of a partition live in one slot, so a commit is one
 legal call there. That is why braces may occur in no name.
@@ -108,6 +109,11 @@ def workers_key(topic: str, group: str) -> str:
 def log_key(topic: str, partition: int) -> str:
     """The key of a partition's log of chunks."""
     return f"sb:{{{topic}/{partition}}}:in"
+
+
+def stand_key(topic: str, partition: int, stream: str) -> str:
+    """The key of where a stream stands. No group has such a key: after the brace, theirs go on with a colon."""
+    return f"sb:{{{topic}/{partition}}}/{stream}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ local MAX_FIELDS = 1000      -- unpack() ends near 7,900 values
 local MAX_ENTRY_BYTES = 2 ^ 29 -- Redis refuses an entry of 1 GiB, after other entries were written
 local MAX_TTL_MS = 1e13      -- some three centuries; Redis refuses a TTL whose date overflows
 local UNKNOWN = '-1'         -- what Redis calls an unknown count of entries read
+local MAX_LOOKED_AT, MAX_LOOKED_AT_BYTES = 1000, 2 ^ 24 -- dead letters in one call, which others wait for
 local MARKS = 16             -- of where a group stood, within the time that its results are kept
 
 -- Is the decimal string x below y? Both without leading zeros.
@@ -247,28 +248,113 @@ local function backlog_of(log)
   return most
 end
 
--- keys: log; args: bound (0: none), then (stream seq data end) of every chunk. All are stored, or none: a chunk
--- refused between two others would be a gap in its stream.
--- OK id... | FULL backlog
+-- A stand is where a stream stands on its producers' side, written with every chunk they push: next_seq, the bytes of
+-- data since its life began (or since the last gap), new, live or ended, and the claim under which chunks are taken. nil
+-- where there is none, or none any more: it lives as long as the stream's state would.
+local function stand_of(key)
+  local next_seq, bytes, status, claim = string.match(redis.call('GET', key) or '', '^(%d+) (%d+) (%l+) (.+)$')
+  if not claim then return nil end
+  return { next_seq = tonumber(next_seq), bytes = tonumber(bytes), status = status, claim = claim }
+end
+
+local function stand_text(stand)
+  return table.concat({ digits(stand.next_seq), digits(stand.bytes), stand.status, stand.claim }, ' ')
+end
+
+-- A claim is '<producer>/<number>'.
+local function producer_of(claim) return string.match(claim, '^(.*)/') end
+
+-- Move a stand past a chunk. What was stored before counts once; a gap begins the count anew, as workers do.
+local function advance(stand, seq, size, ends)
+  if seq < stand.next_seq then return false end
+  stand.bytes = seq == stand.next_seq and stand.bytes + size or size
+  stand.next_seq = seq + 1
+  stand.status = ends and 'ended' or 'live'
+  return true
+end
+
+-- keys: log, then the stand of each chunk's stream
+-- args: bound (0: none) idle_ms tombstone_ms once, then (stream seq data end claim) of every chunk.
+-- The chunks of a stream that another producer has claimed are refused; those without a claim are not asked. Of the
+-- others all are stored, or none: a chunk refused between two others would be a gap in its stream. With `once`, what
+-- an earlier call stored is not stored again; its stand is written all the same, for a WAIT behind the call to wait on.
+-- OK (id | '' stored before | {claim} refused)... | FULL backlog
 local function append(keys, args)
   local log, bound = keys[1], whole(args[1], 0, 2 ^ 53)
-  local count = (#args - 1) / 4
-  if not bound or count % 1 ~= 0 then return { 'INVALID', 'the number of arguments does not fit' } end
-  if bound > 0 then
-    local backlog = backlog_of(log)
-    if backlog + count > bound then return { 'FULL', backlog } end
+  local idle_ms, tombstone_ms, once = whole(args[2], 1, MAX_TTL_MS), whole(args[3], 1, MAX_TTL_MS), args[4] == '1'
+  local count = (#args - 4) / 5
+  if not bound or not idle_ms or not tombstone_ms or count % 1 ~= 0 or count ~= #keys - 1 then
+    return { 'INVALID', 'the number of arguments does not fit' }
   end
-  local reply = { 'OK' }
-  for at = 2, #args, 4 do
-    local ends = args[at + 3]
-    if ends == '' then
-      reply[#reply + 1] = redis.call('XADD', log, '*', 'stream', args[at], 'seq', args[at + 1], 'data', args[at + 2])
-    else
-      reply[#reply + 1] = redis.call('XADD', log, '*', 'stream', args[at], 'seq', args[at + 1], 'data', args[at + 2],
-        'end', ends)
+  local kind = type_of(log)
+  if kind ~= 'none' and kind ~= 'stream' then return redis.error_reply('WRONGTYPE ' .. log .. ' is not ours') end
+  local reply, stands, new = { 'OK' }, {}, 0
+  for i = 1, count do
+    local key, at = keys[i + 1], 5 * i
+    local seq, claim = whole(args[at + 1], 0, 2 ^ 53), args[at + 4]
+    local outcome
+    if claim ~= '' then
+      if not seq then return { 'INVALID', 'seq ' .. args[at + 1] .. ' is no number below 2^53' } end
+      local stand = stands[key] or stand_of(key) or { next_seq = seq, bytes = 0, claim = claim }
+      if stand.claim ~= claim then
+        outcome = { stand.claim }
+      else
+        stands[key] = stand
+        if not advance(stand, seq, #args[at + 2], args[at + 3] ~= '') and once then outcome = '' end
+      end
+    end
+    reply[i + 1] = outcome or false
+    if not outcome then new = new + 1 end
+  end
+  if bound > 0 and new > 0 then
+    local backlog = backlog_of(log)
+    if backlog + new > bound then return { 'FULL', backlog } end
+  end
+  for key, stand in pairs(stands) do
+    redis.call('SET', key, stand_text(stand), 'PX', stand.status == 'ended' and tombstone_ms or idle_ms)
+  end
+  for i = 1, count do
+    if not reply[i + 1] then
+      local at = 5 * i
+      local chunk = { 'stream', args[at], 'seq', args[at + 1], 'data', args[at + 2] }
+      if args[at + 3] ~= '' then chunk[7], chunk[8] = 'end', args[at + 3] end
+      reply[i + 1] = redis.call('XADD', log, '*', unpack(chunk))
     end
   end
   return reply
+end
+
+-- keys: stands of streams that this producer does not know; args: claim idle_ms
+-- A stream that it pushed to, and forgot, goes on where it stood. Any other begins a new life, claimed from whoever had
+-- it: numbered by the clock, but above all that stood here before, though the clock went back.
+-- (next_seq claim goes_on) of each
+local function begin(keys, args)
+  local claim, idle_ms = args[1], whole(args[2], 1, MAX_TTL_MS)
+  if not idle_ms or not producer_of(claim or '') then return redis.error_reply('ERR not a claim, or not a time') end
+  local now = redis.call('TIME')
+  local now_us = now[1] * 1e6 + now[2]
+  local reply = {}
+  for i, key in ipairs(keys) do
+    local stand = stand_of(key)
+    if not stand or stand.status == 'ended' or producer_of(stand.claim) ~= producer_of(claim) then
+      stand = { next_seq = math.max(now_us, stand and stand.next_seq or 0), bytes = 0, status = 'new', claim = claim }
+      redis.call('SET', key, stand_text(stand), 'PX', idle_ms)
+    end
+    reply[i] = { digits(stand.next_seq), stand.claim, stand.status == 'live' and 1 or 0 }
+  end
+  return reply
+end
+
+-- keys: stand; args: claim
+-- Where the stream stands, and it is claimed: what anybody else pushes from now on is refused, so the answer stays true.
+-- NONE | (LIVE | ENDED) next_seq bytes
+local function resume(keys, args)
+  local stand = stand_of(keys[1])
+  if not stand then return { 'NONE' } end
+  if stand.status == 'ended' then return { 'ENDED', digits(stand.next_seq), digits(stand.bytes) } end
+  stand.claim = args[1]
+  redis.call('SET', keys[1], stand_text(stand), 'KEEPTTL')
+  return { 'LIVE', digits(stand.next_seq), digits(stand.bytes) }
 end
 
 local function backlog(keys) return backlog_of(keys[1]) end
@@ -300,7 +386,7 @@ local function keep_from(groups, leases, age_ms, outage_ms)
   for _, flat in ipairs(groups) do
     local group = as_map(flat)
     local offset, lease = group['last-delivered-id'], leases[group['name']]
-    if abandoned and lease and before(offset, abandoned) and redis.call('EXISTS', lease) == 0 then offset = abandoned end
+    if abandoned and lease and before(offset, abandoned) and not redis.call('GET', lease) then offset = abandoned end
     if before(offset, keep) then keep = offset end
   end
   return keep
@@ -402,6 +488,76 @@ end
 -- keys: workers; args: owner
 local function leave(keys, args) return redis.call('HDEL', keys[1], args[1]) end
 
+-- keys: dead; args: after, last (ids), most, reason, stream ('': any). Dead letters in short, oldest first: a letter may be of
+-- megabytes, and there may be a hundred thousand.
+-- where to go on ('' at the end), then (id reason stream seq data_bytes cut) of each
+local function dead_letters(keys, args)
+  local after, last, most, reason, stream = args[1], args[2], whole(args[3], 1, 1e5), args[4], args[5]
+  if not halves(after) or not halves(last) or not most then return redis.error_reply('ERR not a range of dead letters') end
+  local reply, bytes = { '' }, 0
+  for _ = 1, MAX_LOOKED_AT do
+    if #reply > most or bytes > MAX_LOOKED_AT_BYTES then break end
+    if not before(after, last) then return reply end
+    local entry = redis.call('XRANGE', keys[1], '(' .. after, last, 'COUNT', 1)[1]
+    if not entry then
+      reply[1] = ''
+      return reply
+    end
+    local fields = as_map(entry[2])
+    after = entry[1]
+    reply[1] = after
+    for name, value in pairs(fields) do bytes = bytes + #name + #value end
+    if (reason == '' or fields['reason'] == reason) and (stream == '' or fields['stream'] == stream) then
+      reply[#reply + 1] = { after, string.sub(fields['reason'] or '', 1, 200), string.sub(fields['stream'] or '', 1, 200),
+        string.sub(fields['seq'] or '', 1, 40), #(fields['data'] or ''), fields['cut'] and 1 or 0 }
+    end
+  end
+  if not before(after, last) then reply[1] = '' end
+  return reply
+end
+
+-- The fields of a chunk as they were pushed, from those of its dead letter; nil when it was cut, and is no whole chunk.
+local function as_pushed(letter)
+  local fields = {}
+  for i = 1, #letter, 2 do
+    local name = letter[i]
+    if name == 'cut' then return nil end
+    if string.sub(name, 1, 6) == 'entry.' then name = string.sub(name, 7) end
+    if letter[i] ~= 'reason' and letter[i] ~= 'message' then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = letter[i + 1]
+    end
+  end
+  return #fields > 0 and #fields <= MAX_FIELDS and fields or nil
+end
+
+-- keys: log dead; args: ids of letters. Each goes back to the end of the log and out of the dead letters, or stays.
+-- for each: OK new_id | MISSING | CUT | FAILED why
+local function retry(keys, args)
+  local log, dead, reply = keys[1], keys[2], {}
+  for _, id in ipairs(args) do
+    if not halves(id) then return redis.error_reply('ERR ' .. id .. ' is no id of a dead letter') end
+  end
+  if not redis.acl_check_cmd('XDEL', dead, '0-0') then return redis.error_reply('NOPERM this user may not run XDEL') end
+  for i, id in ipairs(args) do
+    local entry = redis.call('XRANGE', dead, id, id)[1]
+    local fields = entry and as_pushed(entry[2])
+    if fields then
+      local added = redis.pcall('XADD', log, '*', unpack(fields))
+      if type(added) == 'table' and added.err then
+        if i == 1 then return added end
+        reply[i] = { 'FAILED', added.err }
+      else
+        redis.call('XDEL', dead, id)
+        reply[i] = { 'OK', added }
+      end
+    else
+      reply[i] = { entry and 'CUT' or 'MISSING' }
+    end
+  end
+  return reply
+end
+
 local function register(name, callback, flags)
   redis.register_function { function_name = name .. '_' .. VERSION, callback = callback, flags = flags }
 end
@@ -410,6 +566,8 @@ end
 -- start and keep its leases, or free memory.
 register('sb_commit', commit, {})
 register('sb_append', append, {})
+register('sb_begin', begin, {})
+register('sb_resume', resume, {})
 register('sb_create_topic', create_topic, { 'allow-oom' })
 register('sb_acquire', acquire, { 'allow-oom' })
 register('sb_renew', renew, { 'allow-oom' })
@@ -418,3 +576,5 @@ register('sb_join', join, { 'allow-oom' })
 register('sb_leave', leave, { 'allow-oom' })
 register('sb_trim', trim, { 'allow-oom' })
 register('sb_backlog', backlog, { 'no-writes' })
+register('sb_dead_letters', dead_letters, { 'no-writes' })
+register('sb_retry', retry, {})
