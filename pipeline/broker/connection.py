@@ -97,6 +97,7 @@ def _options(url: str, timeout_s: float) -> dict[str, Any]:
         "legacy_responses": False,  # one reply shape whatever the protocol
         "socket_timeout": timeout_s,
         "client_name": "statebelt",
+        "driver_info": None,  # no CLIENT SETINFO: an ACL of Redis 7.0 cannot grant what 7.0 does not know
     }
     if parts.scheme != "unix":
         options["socket_connect_timeout"] = min(CONNECT_TIMEOUT_S, timeout_s)
