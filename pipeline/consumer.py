@@ -15,10 +15,11 @@ import numpy as np
 from pipeline.batcher import Event
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import connect, connect_async
-from pipeline.broker.reader import AsyncResultReader, ResultReader
+from pipeline.broker.reader import AsyncResultReader, ResultReader, last_results
 from pipeline.broker.reader import Result as Stored
 from pipeline.component import Array
 from pipeline.errors import ConfigError
+from pipeline.logs import logger
 from pipeline.settings import load_settings
 
 
@@ -50,7 +51,9 @@ def decode(stored: Stored) -> Result:
     """An entry of a results log, typed. Raises ConfigError if no worker of ours can have written it."""
     fields = stored.fields
     try:
-        scores = fields.get(b"scores")
+        scores, notes = fields.get(b"scores"), json.loads(fields.get(b"notes", b"[]"))
+        if not isinstance(notes, list):
+            raise TypeError(f"notes are of type {type(notes).__name__}, not a list")
         return Result(
             partition=stored.partition,
             id=stored.id.decode(),
@@ -61,12 +64,12 @@ def decode(stored: Stored) -> Result:
             if scores is None
             else np.frombuffer(scores, "<f4").reshape([int(n) for n in fields[b"shape"].split(b",")]),
             end=b"end" in fields,
-            notes=json.loads(fields.get(b"notes", b"[]")),
+            notes=notes,
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(
-            f"entry {stored.id.decode()} of partition {stored.partition}'s results is none of ours ({error!r}): "
-            "another program writes to this log"
+            f"entry {stored.id.decode()} of partition {stored.partition}'s results is none of ours "
+            f"({repr(error)[:200]}): another program writes to this log"
         ) from None
 
 
@@ -86,12 +89,16 @@ class _Base:
         client = connect(self._url)
         try:
             found = topics.describe(client, topic)
+            if found is None:
+                raise ConfigError(f"there is no topic {topic!r}; a worker or a producer creates it")
+            if start == "now":  # an id from here on: what comes before the first read is read, and `offsets` are known
+                start = last_results(client, topic, group, found.partitions)
         finally:
             client.close()
-        if found is None:
-            raise ConfigError(f"there is no topic {topic!r}; a worker or a producer creates it")
         self.topic = found
+        self.skipped = 0
         self._stream = stream
+        self._log = logger(topic=topic, group=group)
         self._pending: deque[Result] = deque()
         self._handed_out: dict[int, bytes] = {}
         self._connect(topic, group, start)
@@ -100,8 +107,19 @@ class _Base:
         raise TypeError("use Consumer or AsyncConsumer")
 
     def _mine(self, stored: list[Stored]) -> list[Result]:
+        """Results of the streams that are wanted. What is no result is told and passed over, never its neighbours."""
         wanted = None if self._stream is None else self._stream.encode()
-        return [decode(entry) for entry in stored if wanted is None or entry.fields.get(b"stream") == wanted]
+        found, skipped, why = [], 0, ""
+        for entry in stored:
+            if wanted is None or entry.fields.get(b"stream") == wanted:
+                try:
+                    found.append(decode(entry))
+                except ConfigError as error:
+                    skipped, why = skipped + 1, str(error)
+        if skipped:  # one line a read, however many another program wrote
+            self.skipped += skipped
+            self._log.warning("entries_skipped", count=skipped, total=self.skipped, last=why)
+        return found
 
     def _rest(self) -> list[Result]:
         """What an iteration that was left early did not hand out."""
@@ -125,6 +143,9 @@ class Consumer(_Base):
         url: Redis; by default what the settings say.
         start: `now` (what comes from here on), `beginning` (what is still kept), or `offsets` of an earlier consumer.
         stream: only this one.
+    Attributes:
+        topic: what the topic carries.
+        skipped: entries passed over, because no worker of ours can have written them; a warning tells of them.
     Raises:
         ConfigError: no such topic. BrokerUnavailable: no Redis.
 
@@ -140,11 +161,12 @@ class Consumer(_Base):
 
     @property
     def offsets(self) -> dict[int, bytes]:
-        """The id of the last result handed out of each partition: pass it as `start` to go on later."""
+        """The id of the last result handed out of each partition, from the beginning on (before the first one: where
+        this consumer began). Pass it as `start` to go on later."""
         return dict(self._handed_out) if self._pending else self._reader.offsets
 
     def open(self) -> None:
-        """Fix what `now` is: results from here on will be read. The first `read` does it otherwise."""
+        """Nothing is left to be done: what `now` is was fixed when this consumer was made."""
         self._reader.open()
 
     def read(self, timeout_s: float = 1.0) -> list[Result]:

@@ -1,17 +1,21 @@
-"""What `statebelt topics` shows: everything here only reads, except `drop_group` and `drop_dead`."""
+"""What `statebelt topics` shows, and the end of a group: everything here only reads, except `drop_group`."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
 from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.dead import DeadLetter as DeadLetter
+from pipeline.broker.dead import dead_letters as dead_letters
+from pipeline.broker.dead import drop_dead as drop_dead
 from pipeline.broker.functions import Call, call_many
-from pipeline.broker.keys import Keys, log_key
+from pipeline.broker.keys import Keys, check_name, log_key
+from pipeline.broker.retention import marks_key
 from pipeline.broker.topic import Topic, describe
 from pipeline.errors import ConfigError
 
@@ -25,7 +29,10 @@ _SCAN_COUNT = 1000
 class GroupStatus:
     """A group on one partition. `owner` is None while nobody holds the lease; `epoch` is the last one granted.
 
-    `streams` counts rows, so streams that are live or ended a moment ago.
+    `streams` counts rows, so streams that are live or ended a moment ago. `lag` is None where Redis cannot know it.
+    `unread_ms` is the age of the oldest chunk that the group has still to read, None when it has read all: so long
+    it has held back trimming. `deployment` is False for a group that somebody made by hand, under a name that no
+    worker could have: it has neither lease nor results.
     """
 
     group: str
@@ -37,6 +44,8 @@ class GroupStatus:
     streams: int
     results: int
     dead: int
+    unread_ms: int | None = None
+    deployment: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +65,6 @@ class TopicStatus:
     topic: Topic
     partitions: tuple[PartitionStatus, ...]
     streams_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A chunk put aside. `id` is the chunk's own; `fields` hold its reason and what was pushed."""
-
-    partition: int
-    id: bytes
-    fields: dict[bytes, bytes]
 
 
 def topics(client: redis.Redis) -> list[Topic]:
@@ -107,36 +107,47 @@ def _partition(client: redis.Redis, topic: str, partition: int, streams: Counter
         if isinstance(infos, redis.ResponseError) and "no such key" in str(infos):
             return PartitionStatus(partition, 0, 0, ())
         raise_first([infos])
-        groups = []
-        for info in infos:
-            keys = Keys(topic, info["name"].decode(), partition)
-            with client.pipeline(transaction=False) as pipe:
-                pipe.get(keys.lease)
-                pipe.pttl(keys.lease)
-                pipe.get(keys.epoch)
-                pipe.xlen(keys.out)
-                pipe.xlen(keys.dead)
-                lease, remaining_ms, epoch, results, dead = raise_first(pipe.execute(raise_on_error=False))
-            groups.append(
-                GroupStatus(
-                    group=keys.group,
-                    owner=lease.decode().partition(" ")[2] if lease else None,
-                    epoch=int(epoch or 0),
-                    lease_remaining_ms=max(remaining_ms, 0),
-                    offset=info["last-delivered-id"],
-                    lag=info["lag"],
-                    streams=streams[keys.row_prefix],
-                    results=results,
-                    dead=dead,
-                )
-            )
+        groups = [_group(client, topic, partition, info, streams) for info in infos]
     backlog = call_many(client, [Call("sb_backlog", [log], [])])
     return PartitionStatus(partition, chunks, raise_first(backlog)[0], tuple(groups))
 
 
+def _group(client: redis.Redis, topic: str, partition: int, info: dict[str, Any], streams: Counter[str]) -> GroupStatus:
+    name, offset = info["name"].decode(errors="replace"), info["last-delivered-id"]
+    with client.pipeline(transaction=False) as pipe:
+        pipe.time()
+        pipe.xrange(log_key(topic, partition), min=b"(" + offset, count=1)
+        now, unread = raise_first(pipe.execute(raise_on_error=False))
+    now_ms = now[0] * 1000 + now[1] // 1000
+    unread_ms = max(0, now_ms - int(unread[0][0].split(b"-")[0])) if unread else None
+    try:
+        keys = Keys(topic, name, partition)
+    except ConfigError:
+        return GroupStatus(name, None, 0, 0, offset, info["lag"], 0, 0, 0, unread_ms, deployment=False)
+    with client.pipeline(transaction=False) as pipe:
+        pipe.get(keys.lease)
+        pipe.pttl(keys.lease)
+        pipe.get(keys.epoch)
+        pipe.xlen(keys.out)
+        pipe.xlen(keys.dead)
+        lease, remaining_ms, epoch, results, dead = raise_first(pipe.execute(raise_on_error=False))
+    return GroupStatus(
+        group=name,
+        owner=lease.decode().partition(" ")[2] if lease else None,
+        epoch=int(epoch or 0),
+        lease_remaining_ms=max(remaining_ms, 0),
+        offset=offset,
+        lag=info["lag"],
+        streams=streams[keys.row_prefix],
+        results=results,
+        dead=dead,
+        unread_ms=unread_ms,
+    )
+
+
 def _count_rows(client: redis.Redis, topic: str, max_scanned: int) -> tuple[Counter[str], bool]:
     """Rows by their key's prefix, and whether all keys were seen."""
-    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", f"sb:{{{topic}/") + "*}:*:row:*"
+    pattern = _literal(f"sb:{{{topic}/") + "*}:*:row:*"
     counts: Counter[str] = Counter()
     cursor, scanned = 0, 0
     with translate():
@@ -150,47 +161,40 @@ def _count_rows(client: redis.Redis, topic: str, max_scanned: int) -> tuple[Coun
     return counts, False
 
 
-def dead_letters(
-    client: redis.Redis, topic: str, group: str, partitions: Sequence[int], after: bytes = b"0-0", count: int = 100
-) -> list[DeadLetter]:
-    """Dead letters after the id `after`, oldest first, at most `count` a partition.
-
-    Raises:
-        BrokerUnavailable: no answer; call again.
-    """
-    with translate(), client.pipeline(transaction=False) as pipe:
-        for partition in partitions:
-            pipe.xrange(Keys(topic, group, partition).dead, min=b"(" + after, count=count)
-        replies = raise_first(pipe.execute(raise_on_error=False))
-    return [
-        DeadLetter(partition, id_, fields)
-        for partition, entries in zip(partitions, replies, strict=True)
-        for id_, fields in entries
-    ]
-
-
-def drop_dead(client: redis.Redis, topic: str, group: str, partition: int, ids: Sequence[bytes]) -> int:
-    """Remove dead letters by id. Returns how many were there."""
-    with translate():
-        return int(client.xdel(Keys(topic, group, partition).dead, *ids)) if ids else 0
-
-
 def drop_group(client: redis.Redis, topic: str, group: str, partitions: int) -> None:
     """Remove a group with its results, rows and dead letters, so that it no longer holds back trimming.
 
-    Its workers must have stopped; one that still runs is fenced at its next commit.
+    Its workers must have stopped; one that still runs is fenced at its next commit, and may make the group anew.
 
     Raises:
         BrokerUnavailable: no answer; call again until it succeeds.
+        ConfigError: a name that is none.
     """
+    check_name("group", group)
+    rows: dict[int, list[bytes]] = {}
+    tag = re.compile(re.escape(f"sb:{{{topic}/").encode() + rb"(\d+)" + re.escape(f"}}:{group}:row:").encode())
+    pattern = _literal(f"sb:{{{topic}/") + "*" + _literal(f"}}:{group}:row:") + "*"
     with translate():
         for partition in range(partitions):
             keys = Keys(topic, group, partition)
             if client.exists(keys.log):
                 client.xgroup_destroy(keys.log, group)
-            pattern = re.sub(r"([*?\[\]\\])", r"\\\1", keys.row_prefix) + "*"
-            rows = list(client.scan_iter(match=pattern, count=_SCAN_COUNT))
-            for i in range(0, len(rows), _SCAN_COUNT):
-                client.unlink(*rows[i : i + _SCAN_COUNT])
             # The epoch stays: a group made again under this name must not be granted an epoch that a zombie holds.
-            client.unlink(keys.out, keys.dead, keys.lease)
+            client.unlink(keys.out, keys.dead, keys.lease, marks_key(keys))
+        for key in client.scan_iter(match=pattern, count=_SCAN_COUNT):  # once for all partitions: it sees every key
+            found = tag.match(key)
+            if found is None:  # of a topic whose name begins as ours and goes on with a slash
+                continue
+            batch = rows.setdefault(int(found[1]), [])
+            batch.append(key)
+            if len(batch) == _SCAN_COUNT:
+                client.unlink(*batch)
+                batch.clear()
+        for batch in rows.values():
+            if batch:
+                client.unlink(*batch)
+
+
+def _literal(text: str) -> str:
+    """Text as a pattern of SCAN that matches nothing else."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)

@@ -136,6 +136,20 @@ class Result:
     fields: dict[bytes, bytes]
 
 
+def last_results(client: redis.Redis, topic: str, group: str, partitions: int) -> dict[int, bytes]:
+    """The id of the last result of each partition (`0-0` before the first): what `now` is, as a `Start`.
+
+    Raises:
+        BrokerUnavailable: no answer; call again.
+        ConfigError: a name that is none, or a key is no log.
+    """
+    with translate(), client.pipeline(transaction=False) as pipe:
+        for partition in range(partitions):
+            pipe.xrevrange(Keys(topic, group, partition).out, count=1)
+        replies = raise_first(pipe.execute(raise_on_error=False))
+    return {partition: reply[0][0] if reply else BEGINNING for partition, reply in enumerate(replies)}
+
+
 class _Positions:
     """Where a reader of all partitions of a group stands: what both kinds of reader share."""
 
@@ -150,7 +164,13 @@ class _Positions:
 
     @property
     def offsets(self) -> dict[int, bytes]:
-        """The id of the last result read of each partition: pass it as `start` to go on later."""
+        """The id of the last result read of each partition: pass it as `start` to go on later.
+
+        Raises:
+            ConfigError: nobody has said yet what `now` is; an empty answer would be taken for the beginning.
+        """
+        if not self._positions:
+            raise ConfigError("a reader that starts `now` has no offsets yet: `open` it first")
         return {self._keys[key]: id_ for key, id_ in self._positions.items()}
 
     def _begin(self, last: Sequence[Any]) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+import structlog
 
 from pipeline.broker import topic as topics
+from pipeline.broker.connection import connect_async
 from pipeline.broker.keys import Keys, partition_of
+from pipeline.broker.reader import AsyncResultReader, ResultReader
 from pipeline.consumer import AsyncConsumer, Consumer, Result
 from pipeline.errors import BrokerUnavailable, ConfigError
 
@@ -157,15 +160,81 @@ FOREIGN: dict[str, dict[str, str]] = {
     "no JSON": {"stream": "s", "seq": "0", "events": "["},
     "events that are none": {"stream": "s", "seq": "0", "events": '[{"word": "one"}]'},
     "scores without a shape": {"stream": "s", "seq": "0", "events": "[]", "scores": "1234"},
+    "scores of a shape beyond all numbers": {
+        "stream": "s",
+        "seq": "0",
+        "events": "[]",
+        "scores": "1234",
+        "shape": "99999999999999999999,1",
+    },
+    "notes that are no list": {"stream": "s", "seq": "0", "events": "[]", "notes": "5"},
+    "JSON without a bottom": {"stream": "s", "seq": "0", "events": "[" * 100_000},
     "scores of another shape": {"stream": "s", "seq": "0", "events": "[]", "scores": "1234", "shape": "2,2"},
 }
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_an_entry_of_another_program(make: Make, redis_client: redis.Redis, case: str) -> None:
-    redis_client.xadd(Keys("audio", "digits", 1).out, FOREIGN[case], id="5-0")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="entry 5-0 of partition 1's results is none of ours"):
-        make().read(5)
+def test_an_entry_of_another_program_costs_no_result(
+    make: Make, redis_client: redis.Redis, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is passed over, counted and told; what is sound beside it, in the same read, is handed out all the same."""
+    structlog.reset_defaults()
+    streams = [name for name in (f"s-{i}" for i in range(20)) if partition_of(name, PARTITIONS) == 1][:3]
+    foreign = Keys("audio", "digits", 1).out
+    publish(redis_client, streams[0], 0)
+    id_ = redis_client.xadd(foreign, FOREIGN[case])  # type: ignore[arg-type]
+    publish(redis_client, streams[1], 1)
+    redis_client.xadd(foreign, FOREIGN[case])  # type: ignore[arg-type]
+    publish(redis_client, streams[2], 2)
+    consumer = make()
+    assert seqs(consumer.read(5)) == [0, 1, 2]
+    assert skipped(consumer) == 2
+    told = capsys.readouterr().err
+    assert told.count("entries_skipped") == 1
+    assert "of partition 1's results is none of ours" in told
+    publish(redis_client, streams[0], 3)
+    assert seqs(consumer.read(5)) == [3]
+    assert seqs(make({0: b"0-0", 1: id_}).read(5)) == [1, 2, 3]
+
+
+def test_only_entries_of_another_program(make: Make, redis_client: redis.Redis) -> None:
+    redis_client.xadd(Keys("audio", "digits", 1).out, {"a": "b"}, id="5-0")
+    consumer = make()
+    assert consumer.read(0.1) == []
+    assert (skipped(consumer), consumer.offsets) == (1, {0: b"0-0", 1: b"5-0"})
+
+
+def skipped(consumer: Any) -> int:
+    return int(getattr(consumer, "inner", consumer).skipped)
+
+
+def test_offsets_of_now_before_the_first_read(make: Make, redis_client: redis.Redis) -> None:
+    """They were empty, and an empty answer means the beginning to whoever starts from it."""
+    publish(redis_client, "s-0", 0)
+    now = make("now")
+    saved = now.offsets
+    publish(redis_client, "s-0", 1)
+    assert set(saved) == set(range(PARTITIONS))
+    assert seqs(make(saved).read(5)) == [1]
+    assert seqs(now.read(5)) == [1]  # `now` was when it was made
+
+
+def test_readers_tell_their_offsets_once_now_is_known(url: str, redis_client: redis.Redis) -> None:
+    out = Keys("audio", "digits", 1).out
+    id_ = redis_client.xadd(out, {"a": "b"})
+    reader = ResultReader(redis_client, "audio", "digits", PARTITIONS)
+    with pytest.raises(ConfigError, match="no offsets yet: `open` it first"):
+        _ = reader.offsets
+    reader.open()
+    assert reader.offsets == {0: b"0-0", 1: id_}
+
+    async def opened() -> dict[int, bytes]:
+        async with connect_async(url) as client:
+            other = AsyncResultReader(client, "audio", "digits", PARTITIONS)
+            await other.open()
+            return other.offsets
+
+    assert asyncio.run(opened()) == reader.offsets
 
 
 def test_what_cannot_be_read_at_all(make: Make, url: str) -> None:
