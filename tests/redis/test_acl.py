@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import redis
 
-from pipeline.broker import admin, functions
-from pipeline.broker.appender import Appender, Pushed
+from pipeline.broker import admin, dead, functions
 from pipeline.broker.connection import check_server, connect
 from pipeline.broker.embedded import EmbeddedServer
-from pipeline.broker.keys import Keys, log_key, meta_key, workers_key
+from pipeline.broker.keys import Keys, log_key, meta_key, stand_key, workers_key
 from pipeline.broker.lease import Granted, acquire
 from pipeline.broker.partition import Commit, commit
 from pipeline.broker.retention import marks_key
@@ -125,18 +124,23 @@ def test_the_admin_administers(root: redis.Redis, login: Login) -> None:
     with connect(login("admin")) as client:
         check_server(client)
         create(client, Topic(TOPIC, 8000, "int16", 1, 1))
-        Appender(root, TOPIC, 1).append([Pushed("s", 0, b"")])
         at = Keys(TOPIC, GROUP, 0)
+        for _ in range(3):
+            root.xadd(at.log, {"stream": "s", "seq": "0", "data": ""})
         granted = acquire(root, at, "a", LEASE_MS)
         assert isinstance(granted, Granted)
-        (id_,) = [entry[0] for entry in root.xrange(at.log)]
-        letter = (id_, {b"reason": b"x"})
-        commit(root, granted.lease, Commit(b"0-0", id_, 1, [letter], [letter], [("s", b"row", 1000)]))
+        ids = [entry[0] for entry in root.xrange(at.log)]
+        letters = [(id_, {b"reason": b"x", b"stream": b"s", b"seq": b"0", b"data": b""}) for id_ in ids[:2]]
+        commit(root, granted.lease, Commit(b"0-0", ids[1], 2, letters[:1], letters, [("s", b"row", 60_000)]))
         assert [topic.name for topic in admin.topics(client)] == [TOPIC]
         (group,) = admin.status(client, TOPIC).partitions[0].groups
-        assert (group.owner, group.streams, group.results, group.dead, group.lag) == ("a", 1, 1, 1, 0)
-        assert [x.id for x in admin.dead_letters(client, TOPIC, GROUP, [0])] == [id_]
-        assert admin.drop_dead(client, TOPIC, GROUP, 0, [id_]) == 1
+        assert (group.owner, group.streams, group.results, group.dead, group.lag) == ("a", 1, 1, 2, 1)
+        (page,) = dead.briefs(client, TOPIC, GROUP, [0])
+        assert [brief.id for brief in page] == ids[:2]
+        assert dead.letter(client, TOPIC, GROUP, 0, ids[0]) == dead.dead_letters(client, TOPIC, GROUP, [0])[0]
+        assert dead.row_heads(client, TOPIC, GROUP, [(0, "s")], 2) == [b"ro"]
+        assert dead.retry(client, TOPIC, GROUP, page[:1])[0].new_id is not None
+        assert dead.drop_dead(client, TOPIC, GROUP, 0, ids[1:2]) == 1
         admin.drop_group(client, TOPIC, GROUP, 1)
         assert admin.status(client, TOPIC).partitions[0].groups == ()
         old = functions.source().replace(functions.library().split("_")[1], "0123456789")
@@ -165,6 +169,7 @@ KINDS = {
     "marks": lambda topic: marks_key(Keys(topic, GROUP, 3)),
     "row": lambda topic: Keys(topic, GROUP, 3).row("call-42"),
     "workers": lambda topic: workers_key(topic, GROUP),
+    "stand": lambda topic: stand_key(topic, 3, "call-42"),
     "foreign": lambda _: "somebody-elses-key",
 }
 
@@ -175,9 +180,10 @@ CREATE = {"exists", "hgetall", "hsetnx"}
 
 MAY: dict[str, dict[str, set[str]]] = {
     "producer": {
-        "": CONNECTED | {"time"},
+        "": CONNECTED | {"time", "wait"},
         "meta": CREATE | {"fcall"},
         "in": {"xadd", *LOOK, "fcall"},
+        "stand": {"get", "set", "fcall"},
     },
     "worker": {
         "": CONNECTED | {"time", "wait"},
@@ -199,12 +205,13 @@ MAY: dict[str, dict[str, set[str]]] = {
     "admin": {
         "": CONNECTED | {"time", "scan", "function|load", "function|list", "function|delete"},
         "meta": CREATE | {"fcall"},
-        "in": {"exists", "xinfo|stream", *LOOK, "xadd", "xgroup|destroy", "fcall"},
+        "in": {"exists", "xrange", *LOOK, "xadd", "xgroup|destroy", "fcall"},
         "out": {"xlen", "unlink"},
-        "dead": {"xlen", "xrange", "xdel", "unlink", "fcall"},
+        "dead": {"xlen", "xrange", "xinfo|stream", "xdel", "unlink", "fcall"},
         "lease": {"get", "pttl", "unlink"},
         "epoch": {"get"},
-        "row": {"unlink"},
+        "marks": {"unlink"},
+        "row": {"getrange", "unlink"},
     },
 }  # fmt: skip
 
@@ -293,7 +300,7 @@ def test_nothing_dangerous(root: redis.Redis, user: str) -> None:
 
 FORBIDDEN: dict[str, tuple[list[str], list[Any]]] = {
     "read results": (["producer", "worker"], ["XRANGE", AT.out, "-", "+"]),
-    "read chunks": (["producer", "reader", "admin"], ["XRANGE", AT.log, "-", "+"]),
+    "read chunks": (["producer", "reader"], ["XRANGE", AT.log, "-", "+"]),
     "wait for chunks": (["producer", "reader", "admin"], ["XREAD", "STREAMS", AT.log, "0"]),
     "read dead letters": (["producer", "worker", "reader"], ["XRANGE", AT.dead, "-", "+"]),
     "take a lease by hand": (["producer", "reader", "admin"], ["SET", AT.lease, "9 thief", "PX", "60000"]),
@@ -303,6 +310,7 @@ FORBIDDEN: dict[str, tuple[list[str], list[Any]]] = {
     "read rows": (["producer", "reader", "admin"], ["MGET", AT.row("s")]),
     "write a row": (["producer", "reader", "admin"], ["SET", AT.row("s"), "x"]),
     "delete a row": (["producer", "reader"], ["DEL", AT.row("s")]),
+    "claim a stream": (["worker", "reader", "admin"], ["SET", stand_key(TOPIC, 3, "s"), "1 0 live thief/1"]),
     "publish a result": (["producer", "reader", "admin"], ["XADD", AT.out, "*", "f", "v"]),
     "push a chunk": (["worker", "reader"], ["XADD", AT.log, "*", "f", "v"]),
     "delete the log": (ROLES, ["DEL", AT.log]),
