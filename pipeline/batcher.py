@@ -150,18 +150,18 @@ class Batcher:
         for skip in np.unique(warm_up):
             chosen = np.flatnonzero((warm_up == skip) & sound)
             self._decide(rows, group[chosen], scores[chosen, skip:], outputs)
-        broken = group[~sound]
-        for i in broken.tolist():
-            outputs[i].broken = True
-            self._reset(rows, i)
+        broken: Array = group[~sound]
+        self._break(rows, broken, outputs)
         return broken
 
-    def _reset(self, rows: Array, i: int) -> None:
-        """A row whose state is not finite starts afresh; who it is and where it stands in its log stays."""
-        kept = {name: rows[name][i].copy() for name in ("status", "next_seq", "last_ms")}
-        rows[i] = self.layout.blank
-        for name, value in kept.items():
-            rows[name][i] = value
+    def _break(self, rows: Array, broken: Array, outputs: list[Output]) -> None:
+        """Rows whose state is not finite start afresh; who they are and where they stand in their log stays."""
+        for i in broken.tolist():
+            outputs[i].broken = True
+            kept = {name: rows[name][i].copy() for name in ("status", "next_seq", "last_ms")}
+            rows[i] = self.layout.blank
+            for name, value in kept.items():
+                rows[name][i] = value
 
     def _decide(self, rows: Array, group: Array, scores: Array, outputs: list[Output]) -> None:
         if len(group) == 0 or scores.shape[1] == 0:
@@ -176,6 +176,9 @@ class Batcher:
     def _finish(self, rows: Array, group: Array, outputs: list[Output]) -> None:
         """Flush in order: what the model still owes goes through the head, then the head gives what it holds."""
         tail = self._bundle.model.flush(self._state(rows, group, "model"))
+        sound = np.isfinite(tail).all(axis=(1, 2))
+        self._break(rows, group[~sound], outputs)
+        group, tail = group[sound], tail[sound]
         late = np.clip(self._bundle.model.latency - rows["frames"][group], 0, tail.shape[1])
         for skip in np.unique(late):
             chosen = np.flatnonzero(late == skip)

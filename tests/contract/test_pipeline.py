@@ -145,6 +145,22 @@ def test_the_rest_of_a_broken_chunk_is_skipped() -> None:
     assert rows.rows.tobytes() == np.array([rows.batcher.layout.blank]).tobytes()
 
 
+def test_a_stream_that_breaks_at_its_very_end_publishes_no_infinity() -> None:
+    """The last three samples overflow only in what the end still owes; the neighbour's bytes stay."""
+    bundle = zoo.bundle("look_ahead")
+    samples = zoo.signal(bundle.manifest.input, 30, seed=3)
+    wild = np.zeros_like(samples)
+    wild[-3:] = np.array([-1.0, 1.1, 0.87], np.float32)[:, None] * np.float32(1e38)
+    rows = Rows(bundle, 2)
+    with np.errstate(over="ignore"):
+        outputs = rows.batcher.run(rows.rows, [wild, samples], np.array([True, True]))
+    assert [output.broken for output in outputs] == [True, False]
+    assert np.isfinite(np.concatenate(outputs[0].scores)).all()
+    rows.events[1] += outputs[1].events
+    rows.scores[1] += outputs[1].scores
+    assert rows.outcome(1) == forward_outcome(bundle, samples)
+
+
 def test_a_poisoned_row_is_refused(bundle: Bundle) -> None:
     """A stored row is restored whole or not at all: foreign, cut short, or holding NaN."""
     rows = Rows(bundle, 1)
