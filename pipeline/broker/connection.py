@@ -8,6 +8,8 @@ here the reader checks one against the other.
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +48,22 @@ _WAIT_AND_RETRY = {
     "UNBLOCKED": "the server ended the blocking read: read again",
 }
 
+_TLS_REFUSALS = {
+    "WRONG_VERSION_NUMBER": "it does not speak TLS on this port: use redis://, or its tls-port",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it asks for a client certificate: give ssl_certfile, ssl_keyfile in the URL",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust this client's certificate (ssl_certfile): have it signed by its CA",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it refuses this client's certificate: renew ssl_certfile",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "this client's certificate has expired: renew ssl_certfile",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it refuses this client's certificate: have it signed by its CA",
+    "TLSV1_ALERT_DECRYPT_ERROR": "it cannot verify this client's certificate: have it signed by its CA",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "no version of TLS, or cipher, that both sides take: see its tls-protocols",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "no version of TLS that both sides take: see its tls-protocols",
+    "UNSUPPORTED_PROTOCOL": "no version of TLS that both sides take: see its tls-protocols",
+}
+"""What time will not change, by OpenSSL's reason. All else (a handshake cut short) is a server that is away."""
+
+_UNUSABLE = (TypeError, ValueError, OSError, redis.RedisError)
+
 _LOST = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse)
 _ACCESS = (
     redis.AuthenticationError,
@@ -60,16 +78,35 @@ def translated(error: Exception) -> Exception:
     if not isinstance(error, redis.RedisError):
         return error
     text = str(error)
+    refused = _tls_refusal(error)
+    if refused is not None:
+        return ConfigError(f"no safe connection to Redis: {refused} ({text})")
     code = getattr(error, "status_code", None) or text.split(" ", 1)[0]
     if isinstance(error, _ACCESS):
         return ConfigError(f"Redis refuses this user: {text}. Check user and password in the URL, and the user's ACL.")
     if code in _WAIT_AND_RETRY:
         return BrokerUnavailable(f"Redis answers {code}: {_WAIT_AND_RETRY[code]} ({text})")
     if isinstance(error, _LOST):
+        if isinstance(error.__cause__ or error.__context__, ssl.SSLEOFError):
+            text += " It hung up within TLS: if that goes on, it may ask for a client certificate (ssl_certfile)"
         return BrokerUnavailable(f"no answer from Redis: {text}. Whether the last write took effect is unknown; retry.")
     if code == "WRONGTYPE":
         return ConfigError(f"a key of ours holds another type: {text}. Another program uses `sb:` keys here: move one.")
     return ConfigError(f"Redis refuses what it should accept: {text}. Expected Redis 7.0 or later, or Valkey.")
+
+
+def _tls_refusal(error: BaseException | None) -> str | None:
+    """Why there will be no TLS with this server, or None."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"the server's certificate is not good: {error.verify_message}. Give its authority as ssl_ca_certs in "
+                "the URL, and the host by the name in its certificate"
+            )
+        if isinstance(error, ssl.SSLError) and error.reason in _TLS_REFUSALS:
+            return _TLS_REFUSALS[error.reason]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
@@ -78,7 +115,7 @@ def translate() -> Iterator[None]:
 
     Raises:
         BrokerUnavailable: no answer, or an answer that time will change. Retry with backoff.
-        ConfigError: no permission, wrong server, foreign keys.
+        ConfigError: no permission, wrong server, foreign keys, certificates that are not good.
     """
     try:
         yield
@@ -108,29 +145,54 @@ def _options(url: str, timeout_s: float) -> dict[str, Any]:
 
 
 def shown(url: str) -> str:
-    """A URL fit for logs and messages: without its password.
+    """A URL fit for logs and messages: without its passwords.
 
     >>> shown("redis://worker:secret@localhost:6379/0")
     'redis://worker:***@localhost:6379/0'
     """
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    if parts.password is not None:
+        url = url.replace(f":{parts.password}@", ":***@", 1)
+    return re.sub(r"(password=)[^&#]*", r"\1***", url)
+
+
+def _check(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
+    """Whether connections can be made at all: redis-py would find out at the first use, and call it a lost server.
+
+    Raises TypeError, ValueError, OSError, redis.RedisError.
+    """
+    options = pool.connection_kwargs
+    pool.connection_class(**options)
+    names = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+    ca_file, ca_path, certificate, key = (options.get(name) for name in names)
+    for name in names:
+        if options.get(name):
+            os.stat(options[name])  # OpenSSL would not say which file it misses
+    context = ssl.create_default_context()
+    if ca_file or ca_path:
+        context.load_verify_locations(ca_file, ca_path)
+    if key and not certificate:
+        raise ValueError("ssl_keyfile without ssl_certfile: give both")
+    if certificate:
+        context.load_cert_chain(certificate, key, options.get("ssl_password"))
 
 
 def connect(url: str, timeout_s: float = TIMEOUT_S) -> redis.Redis:
     """A blocking client; connects when first used. Close it with `close()`.
 
+    `rediss://` checks the server's certificate and its name; the URL's parameters (`ssl_ca_certs`, `ssl_certfile`,
+    `ssl_keyfile`, ...) are in deploy/README.md.
+
     Its `xread` returns raw replies (`reader.py` wants neither dictionaries nor copies of them).
 
     Raises:
-        ConfigError: not a Redis URL.
+        ConfigError: not a Redis URL, or certificates that cannot be read.
     """
     options = _options(url, timeout_s)
     try:
         client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
-    except (ValueError, ssl.SSLError) as error:
+        _check(client.connection_pool)
+    except _UNUSABLE as error:
         raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
     client.set_response_callback("XREAD", _raw)
     return client
@@ -145,7 +207,8 @@ def connect_async(url: str, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis
     options = _options(url, timeout_s)
     try:
         client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0), **options)
-    except (ValueError, ssl.SSLError) as error:
+        _check(client.connection_pool)
+    except _UNUSABLE as error:
         raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
     client.set_response_callback("XREAD", _raw)
     return client
