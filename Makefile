@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 INPUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck train evaluate export bench soak redis worker clean
+.PHONY: help setup demo test lint typecheck train evaluate export bench soak chaos redis worker clean
 
 help: ## show this list
 	@echo "make TARGET, one of:"
@@ -48,6 +48,10 @@ bench: $(VENV)/.everything ## how fast it is on this machine
 
 soak: $(VENV)/.everything ## 200 streams at real-time pace for five minutes
 	$(BIN)/python -m tests.bench.soak
+
+chaos: $(VENV)/.everything ## kill everything for twelve minutes, compare every byte (MINUTES=1 for a short one, SEED=n)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(WORKERS),--workers $(WORKERS)) $(if $(STREAMS),--streams $(STREAMS))
 
 redis: setup ## a server of your own in the foreground, data in .statebelt/redis
 	@$(BIN)/statebelt redis

@@ -1,0 +1,140 @@
+"""One run: draw, perform, wait for quiet, verify, tell."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos import bundles
+from tests.chaos.oracle import Oracle
+from tests.chaos.plan import Plan, draw
+from tests.chaos.producer import Journal
+from tests.chaos.schedule import Counts
+from tests.chaos.schedule import draw as draw_schedule
+from tests.chaos.stage import PARTITIONS, TOPIC, Source, Stage
+from tests.chaos.verifier import Verdict, verify
+
+CUTS = ("lose_reply", "cut_reply", "cut_request", "cut_all")
+DELAYS = ("delay_reply", "delay_request")
+NO_PROGRESS_S = 60.0
+
+
+@dataclass
+class Report:
+    """What was planned, what happened, and what the verifier says of each group."""
+
+    seed: int
+    planned: Counts
+    chunks: int
+    streams: int
+    happened: dict[str, int]
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    defects: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    verify_s: float = 0.0
+
+    @property
+    def total(self) -> Verdict:
+        return sum(self.verdicts.values(), Verdict())
+
+    @property
+    def passed(self) -> bool:
+        """Nothing wrong, nothing unexplained, and all that was planned took place."""
+        done = all(self.happened.get(name, 0) >= count for name, count in asdict(self.planned).items())
+        compared = all((v.streams, v.chunks) == (self.streams, self.chunks) for v in self.verdicts.values())
+        return done and compared and bool(self.verdicts) and self.total.silent and not self.defects
+
+    def show(self) -> None:
+        told = Table("", "planned", "happened", title=f"chaos, seed {self.seed}")
+        for name, count in asdict(self.planned).items():
+            told.add_row(name.replace("_", " "), str(count), str(self.happened.get(name, 0)))
+        for name in (
+            *CUTS,
+            *DELAYS,
+            "started",
+            "gave up at start",
+            "partitions dropped",
+            "commits retried",
+            "sent again",
+        ):
+            told.add_row(f"  {name.replace('_', ' ')}", "", str(self.happened.get(name, 0)))
+        told.add_row("chunks pushed", str(self.chunks), str(self.total.chunks // max(1, len(self.verdicts))))
+        told.add_row("streams", str(self.streams), str(self.total.streams // max(1, len(self.verdicts))))
+        told.add_row("results compared", str(self.chunks * len(self.verdicts)), str(self.total.results))
+        told.add_row("bytes compared", "", f"{self.total.compared_bytes:,}")
+        for name in Verdict.FAULTS:
+            told.add_row(name, "0", str(getattr(self.total, name)))
+        told.add_row("other defects", "0", str(len(self.defects)))
+        told.add_row("seconds (and to verify)", "", f"{self.seconds:.0f} ({self.verify_s:.0f})")
+        Console(width=100).print(told)
+        for line in [*self.total.examples, *self.defects]:
+            print(line)
+        print("passed" if self.passed else f"FAILED (again: SEED={self.seed})")
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**asdict(self), "passed": self.passed}, indent=1))
+
+
+def run(
+    folder: Path, *, seed: int, counts: Counts, seconds: float, chunks: int, open_streams: int, workers: int
+) -> Report:
+    """Chaos in `folder`, which must not exist. Faults come within `seconds`; producers pace themselves to that."""
+    folder.mkdir(parents=True)
+    paths = bundles.write(folder)
+    plans = [draw(seed, n, chunks // 4 + 1, max(1, open_streams // 4)) for n in range(4)]
+    # Producers go on a little after the last fault: one that nothing passes would never take place.
+    sources = [_source(folder, n, plan, 1.08 * seconds) for n, plan in enumerate(plans)]
+    schedule = draw_schedule(seed, counts, seconds)
+    began_s = time.monotonic()
+    with Stage(folder, paths, workers) as stage:
+        stage.wait_for_workers()
+        for source in sources:
+            stage.add_source(source)
+        start_s = time.monotonic()
+        for event in schedule:
+            due_s = start_s + event.at_s
+            stage.wait(lambda due_s=due_s: time.monotonic() >= due_s, due_s)  # type: ignore[misc]
+            stage.perform(event)
+        _await_quiet(stage)
+        stage.dismiss()
+        happened = stage.happened + stage.proxy.happened
+        happened["cuts"] = sum(happened[name] for name in CUTS)
+        happened["delays"] = sum(happened[name] for name in DELAYS)
+        happened["partitions dropped"] = stage.told("partition_dropped")
+        happened["commits retried"] = stage.told("commit_retried")
+        happened["sent again"] = sum(Journal(source.folder).again for source in sources)
+        report = Report(seed, counts, *_sizes(plans), dict(happened), defects=stage.defects)
+        report.seconds = time.monotonic() - began_s
+        sent = [each for source in sources for each in source.sent()]
+        for group, path in paths.items():
+            report.verdicts[group] = verify(stage.client, TOPIC, group, PARTITIONS, sent, Oracle(path))
+    report.verify_s = time.monotonic() - began_s - report.seconds
+    return report
+
+
+def _source(folder: Path, n: int, plan: Plan, seconds: float) -> Source:
+    where = folder / f"producer-{n}"
+    plan.save(where)
+    return Source(where, "library" if n == 0 else "raw", len(plan.chunks) / seconds)
+
+
+def _sizes(plans: list[Plan]) -> tuple[int, int]:
+    return sum(int((~p.chunks["again"]).sum()) for p in plans), sum(int(p.chunks["stream"].max()) + 1 for p in plans)
+
+
+def _await_quiet(stage: Stage) -> None:
+    """Until all is committed; or until nobody commits any more, which the verifier will tell as lost."""
+    place, since_s = stage.place(), time.monotonic()
+    while not stage.wait(stage.quiet, time.monotonic() + 1.0):
+        now = stage.place()
+        if now != place:
+            place, since_s = now, time.monotonic()
+        elif time.monotonic() - since_s > NO_PROGRESS_S:
+            stage.defects.append(f"no commit for {NO_PROGRESS_S:.0f} s, and not all is done")
+            return

@@ -1,0 +1,37 @@
+"""A short chaos in every `make test`; the full one is `make chaos`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.run import run
+from tests.chaos.schedule import Counts, draw
+
+SHORT = Counts(kills=7, leaves=1, joins=1, freezes=2, server_kills=1, cuts=5, delays=2, producer_kills=1)
+FULL_S = 12 * 60
+
+
+@pytest.mark.timeout(600)
+def test_a_short_chaos(tmp_path: Path) -> None:
+    """Half a minute of everything: nothing lost, nothing twice, nothing in disorder, nothing different."""
+    report = run(tmp_path / "run", seed=11, counts=SHORT, seconds=20, chunks=3000, open_streams=40, workers=4)
+    report.show()
+    report.save(tmp_path / "report.json")
+    assert report.passed, report.total.examples + report.defects
+
+
+def test_a_seed_is_a_schedule() -> None:
+    counts = Counts.of(FULL_S / 60)
+    assert draw(5, counts, FULL_S) == draw(5, counts, FULL_S) != draw(6, counts, FULL_S)
+    assert all(0 <= event.at_s <= FULL_S for event in draw(5, counts, FULL_S))
+
+
+def test_the_full_length_is_what_was_asked_for() -> None:
+    """Bar 1 of issue 3."""
+    counts = Counts.of(FULL_S / 60)
+    assert counts.kills >= 200
+    assert counts.server_kills >= 20
+    assert counts.freezes >= 20
+    assert counts.cuts >= 50
