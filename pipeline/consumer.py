@@ -66,7 +66,7 @@ def decode(stored: Stored) -> Result:
             end=b"end" in fields,
             notes=notes,
         )
-    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"entry {stored.id.decode()} of partition {stored.partition}'s results is none of ours "
             f"({repr(error)[:200]}): another program writes to this log"

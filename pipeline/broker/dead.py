@@ -49,6 +49,7 @@ class Brief:
 class Retried:
     """What became of one letter: `new_id` of the chunk in the log, or None and why the letter was not retried."""
 
+    partition: int
     id: bytes
     new_id: bytes | None
     why: str = ""
@@ -137,7 +138,7 @@ def retry(client: redis.Redis, topic: str, group: str, chosen: Sequence[Brief]) 
     done: list[Retried] = []
     for keys, ids in _calls(topic, group, chosen):
         replies = call(client, "sb_retry", [keys.log, keys.dead], ids)
-        done += [_retried(id_, *reply) for id_, reply in zip(ids, replies, strict=True)]
+        done += [Retried(keys.partition, id_, *_outcome(*reply)) for id_, reply in zip(ids, replies, strict=True)]
     return done
 
 
@@ -167,14 +168,14 @@ def order(id_: bytes) -> tuple[int, int]:
     return int(ms), int(seq)
 
 
-def _retried(id_: bytes, kind: bytes, detail: bytes = b"") -> Retried:
+def _outcome(kind: bytes, detail: bytes = b"") -> tuple[bytes | None, str]:
     if kind == b"OK":
-        return Retried(id_, detail)
+        return detail, ""
     if kind == b"MISSING":
-        return Retried(id_, None, "it is not there: never was, or was retried, dropped or trimmed meanwhile")
+        return None, "it is not there: never was, or was retried, dropped or trimmed meanwhile"
     if kind == b"CUT":
-        return Retried(id_, None, "it was too large to be kept whole, so what is left is not what was pushed")
-    return Retried(id_, None, f"Redis refuses its chunk: {detail.decode(errors='replace')}")
+        return None, "it was too large to be kept whole, so what is left is not what was pushed"
+    return None, f"Redis refuses its chunk: {detail.decode(errors='replace')}"
 
 
 def drop_dead(client: redis.Redis, topic: str, group: str, partition: int, ids: Sequence[bytes]) -> int:
@@ -191,3 +192,10 @@ def row_heads(
         for partition, stream in wanted:
             pipe.getrange(Keys(topic, group, partition).row(stream), 0, size_bytes - 1)
         return raise_first(pipe.execute(raise_on_error=False))
+
+
+def clock_ms(client: redis.Redis) -> int:
+    """The server's clock in ms, by which it gives ids. Raises as `dead_letters`."""
+    with translate():
+        seconds, micros = client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
