@@ -33,6 +33,9 @@ from pipeline.task import Effects, Task
 
 _BACKOFF_S = (0.02, 1.0)
 _LEAST_TIMEOUT_S = 1.0
+_READ_BYTES = 64 << 20
+"""What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
+is, those after it are not."""
 
 
 class Worker:
@@ -188,12 +191,21 @@ class Worker:
     # -- a batch
 
     def _size_reads(self, found: dict[int, list[Entry]], count: int, ran_s: float) -> None:
-        """A batch must be committed well within its lease: one that took too long is followed by smaller ones."""
-        entries, aim_s = sum(map(len, found.values())), self.settings.lease_ms / 1000 / 4
-        if ran_s > aim_s:
-            self._read_entries = max(1, min(self._read_entries, int(entries * aim_s / ran_s)))
-            self._log.warning("batch_too_long", entries=entries, ran_s=round(ran_s, 3), next=self._read_entries)
-        elif ran_s < aim_s / 2 and any(len(of) >= count for of in found.values()):
+        """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
+        large, is followed by smaller ones."""
+        entries, aim_s, aim_bytes = sum(map(len, found.values())), self.settings.lease_ms / 1000 / 4, _READ_BYTES
+        size_bytes = sum(len(value) for of in found.values() for _, fields in of for value in fields.values())
+        excess = max(ran_s / aim_s, size_bytes / aim_bytes)
+        if excess > 1:
+            self._read_entries = max(1, min(self._read_entries, int(entries / excess)))
+            self._log.warning(
+                "batch_too_large",
+                entries=entries,
+                ran_s=round(ran_s, 3),
+                size_bytes=size_bytes,
+                next=self._read_entries,
+            )
+        elif excess < 0.5 and any(len(of) >= count for of in found.values()):
             self._read_entries = min(self.settings.read_entries, 2 * self._read_entries)
 
     def _process(self, ownership: Ownership, found: dict[int, list[Entry]]) -> float:
@@ -292,7 +304,15 @@ class Worker:
         s = self.settings
         self._next_trim_s = time.monotonic() + s.trim_every_ms / 1000
         for partition in ownership.owned:
-            trim(self._client, s.topic, partition, [s.group], s.input_retention_ms, s.results_retention_ms)
+            trim(
+                self._client,
+                s.topic,
+                partition,
+                [s.group],
+                s.input_retention_ms,
+                s.results_retention_ms,
+                s.outage_ms,
+            )
         self._log.debug("turned", belt_rows=len(self._belt), **self.counts)
 
     def _report(self, phase: str, trouble: str = "") -> None:

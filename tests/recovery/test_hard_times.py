@@ -7,7 +7,9 @@ import time
 import pytest
 import redis
 
+from pipeline import worker as worker_module
 from pipeline.batcher import Batcher, Output
+from pipeline.broker.connection import Client
 from pipeline.broker.keys import Keys, log_key
 from pipeline.component import Array
 from pipeline.consumer import Consumer
@@ -33,6 +35,35 @@ def test_a_batch_that_outlasts_the_lease_is_followed_by_smaller_ones(url: str, m
     with worker(url, bundle, lease_ms=400), Consumer("audio", "digits", url=url, start="beginning") as consumer:
         found = collect(consumer, list(signals))
     assert_exact(bundle, signals, found)
+
+
+def test_a_read_too_large_for_memory_is_followed_by_smaller_ones(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis bounds a read by entries, and entries may be of any size."""
+    bundle = zoo.bundle("sensor")
+    signals = {f"s-{i}": zoo.signal(bundle.manifest.input, 4000, seed=i) for i in range(4)}
+    sizes = []
+    whole_read = worker_module.read
+
+    def watched(client: Client, topic: str, offsets: dict[int, bytes], count: int, block_ms: int) -> object:
+        found = whole_read(client, topic, offsets, count, block_ms)
+        sizes.append(sum(len(fields[b"data"]) for of in found.values() for _, fields in of))
+        return found
+
+    monkeypatch.setattr(worker_module, "read", watched)
+    monkeypatch.setattr(worker_module, "_READ_BYTES", 20_000)
+    with make_producer(url, bundle, partitions=1) as producer:
+        for batch in cut_up(bundle, signals, lambda *_: 100):  # 2,400 bytes each
+            producer.push_many(batch)
+    with (
+        worker(url, bundle, partitions=1, read_entries=64) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+        assert running.counts["dropped_partitions"] == 0
+    assert_exact(bundle, signals, found)
+    large = [size for size in sizes if size]
+    assert large[0] == 64 * 2400
+    assert max(large[1:]) <= 20_000
 
 
 def test_a_full_server_is_waited_for_and_trimmed(url: str, redis_client: redis.Redis) -> None:
