@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+import asyncio
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import redis
 import redis.asyncio
 
 from pipeline.broker.functions import Call, Value, call_many, call_many_async
-from pipeline.errors import BrokerUnavailable
+from pipeline.errors import BrokerUnavailable, StatebeltError
 
 T = TypeVar("T")
+Client = redis.Redis
+AsyncClient = redis.asyncio.Redis
+"""Their names for those who may not import redis."""
 
 
 class Exchange(Generic[T]):
@@ -45,3 +50,39 @@ async def exchange_async(client: redis.asyncio.Redis, what: Exchange[T]) -> T:
     except BrokerUnavailable as error:
         raise what.lost(error) from error
     return what.settle(replies)
+
+
+Steps = Generator[Exchange[Any] | float, Any, T]
+"""An act of several exchanges: it yields one and gets what it settled to (or its error), or seconds to pause."""
+
+
+def drive(client: redis.Redis, steps: Steps[T], pause: Callable[[float], object] = time.sleep) -> T:
+    """Run an act to its end, blocking. Raises what it does not catch."""
+    answer: Any = None
+    error: StatebeltError | None = None
+    while True:
+        try:
+            step = steps.send(answer) if error is None else steps.throw(error)
+        except StopIteration as done:
+            return cast(T, done.value)
+        answer = error = None
+        try:
+            answer = pause(step) if isinstance(step, float) else exchange(client, step)
+        except StatebeltError as raised:
+            error = raised
+
+
+async def drive_async(client: redis.asyncio.Redis, steps: Steps[T]) -> T:
+    """`drive` for asyncio."""
+    answer: Any = None
+    error: StatebeltError | None = None
+    while True:
+        try:
+            step = steps.send(answer) if error is None else steps.throw(error)
+        except StopIteration as done:
+            return cast(T, done.value)
+        answer = error = None
+        try:
+            answer = await (asyncio.sleep(step) if isinstance(step, float) else exchange_async(client, step))
+        except StatebeltError as raised:
+            error = raised

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline.broker.connection import raise_first
 from pipeline.broker.exchange import Exchange
-from pipeline.broker.functions import Call
+from pipeline.broker.functions import Call, Value
 from pipeline.broker.keys import check_name, check_stream, log_key, partition_of, stand_key
 
 
@@ -67,7 +67,7 @@ class Begin(Exchange[dict[str, Begun]]):
         self._groups: dict[int, list[str]] = {}
         for stream in streams:
             self._groups.setdefault(partition_of(check_stream(stream), terms.partitions), []).append(stream)
-        args = [claim, terms.idle_ms]
+        args: list[Value] = [claim, terms.idle_ms]
         self.calls = [Call("sb_begin", [terms.stand(s) for s in group], args) for group in self._groups.values()]
 
     def settle(self, replies: Sequence[Any]) -> dict[str, Begun]:
@@ -91,6 +91,7 @@ class Resume(Exchange[Stand | None]):
     """Where a stream stands, claimed in the same act; None where nothing is known of it."""
 
     def __init__(self, terms: Terms, stream: str, claim: str) -> None:
+        self.claim = claim
         self.calls = [Call("sb_resume", [terms.stand(stream)], [claim])]
 
     def settle(self, replies: Sequence[Any]) -> Stand | None:

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # from what knows everything to what knows nothing; a module may import from its own line and below
     {"cli"},
     {"worker", "producer", "consumer", "offline"},
-    {"outbox", "ownership"},
+    {"pushing", "sender"},
+    {"outbox", "waiting", "ownership"},
     {"lifecycle"},
     {"task"},
     {"admission"},

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.errors import ChunkRejected
+from pipeline.broker.appender import Pushed
+from pipeline.broker.stand import Begun
+from pipeline.errors import ChunkRejected, Fenced
 from pipeline.manifest import InputSpec
-from pipeline.outbox import Outbox
+from pipeline.outbox import Cutter, Outbox
 
 PCM = InputSpec(sample_rate_hz=8000)
 SENSOR = InputSpec(sample_rate_hz=50, channels=3, sample_type="float32")
 ONE, TWO = np.arange(5, dtype=np.int16), np.arange(5, 9, dtype=np.int16)
 
 
-def outbox(spec: InputSpec = PCM, max_chunk_bytes: int = 1000) -> Outbox:
-    made = Outbox(spec, max_chunk_bytes)
-    made.begin(made.new(["s"]), 100)
-    return made
+class Box:
+    """A cutter and an outbox, as a producer has them; stream `s` has begun at 100."""
+
+    def __init__(self, spec: InputSpec = PCM, max_chunk_bytes: int = 1000, max_streams: int = 10) -> None:
+        self.cutter, self.outbox = Cutter(spec, max_chunk_bytes), Outbox(max_streams)
+        self.sending, self.stored, self.new = self.outbox.sending, self.outbox.stored, self.outbox.new
+        self.begin("s")
+
+    def begin(self, *streams: str) -> None:
+        self.outbox.begin({stream: Begun(100, "me/0", False) for stream in streams})
+
+    def pack(self, stream: str, samples: np.ndarray, end: bool) -> list[Pushed]:
+        return self.outbox.number(stream, self.cutter.cut(stream, samples), end)
+
+    def push(self, *streams: str) -> Sequence[int]:
+        """A push that works, to each of these streams in turn."""
+        seqs = []
+        for stream in streams:
+            self.begin(*self.new([stream]))
+            chunks = self.pack(stream, ONE, False)
+            self.sending(chunks)
+            self.stored(chunks)
+            seqs.append(chunks[-1].seq)
+        return seqs
+
+
+outbox = Box
 
 
 @given(hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(-2, 2, width=32)))
@@ -76,7 +103,7 @@ def test_rejections_take_no_number(spec: InputSpec, samples: np.ndarray, reason:
 @pytest.mark.parametrize("stream", ["", "a{b}", "x" * 201, "new\nline"])
 def test_bad_streams(stream: str) -> None:
     with pytest.raises(ChunkRejected) as raised:
-        outbox().new([stream])
+        outbox().pack(stream, ONE, False)
     assert raised.value.reason == "bad_stream"
 
 
@@ -115,10 +142,42 @@ def test_equal_samples_after_a_success_are_new_samples() -> None:
         assert [chunk.seq for chunk in sent] == [seq]
 
 
-def test_a_second_life_lies_above_the_first_though_the_clock_went_back() -> None:
+def test_an_end_is_forgotten_at_once_and_a_claim_goes_with_every_chunk() -> None:
     box = outbox()
     last = box.pack("s", ONE, True)
+    assert {chunk.claim for chunk in last} == {"me/0"}
     box.stored(last)
     assert box.new(["s"]) == ["s"]
-    box.begin(["s"], 7)
-    assert box.pack("s", ONE, False)[0].seq == 101
+
+
+def test_of_too_many_streams_those_idle_longest_are_forgotten() -> None:
+    box = outbox(max_streams=3)
+    box.push("s", "a", "b", "s", "c")
+    assert box.new(["s", "a", "b", "c"]) == ["a"]
+    assert len(box.outbox) == 3
+    assert box.push("s", "b") == [102, 101]
+
+
+def test_a_stream_whose_last_push_may_be_lost_is_not_forgotten() -> None:
+    """Its samples' numbers are nowhere else."""
+    box = outbox(max_streams=2)
+    failed = box.pack("s", ONE, False)
+    box.sending(failed)
+    box.push(*(f"t-{i}" for i in range(10)))
+    assert box.new(["s"]) == []
+    assert box.pack("s", ONE, False) == failed
+    assert len(box.outbox) <= 3
+    box.stored(failed)
+    box.push("t-9")
+    assert len(box.outbox) == 2
+
+
+def test_what_another_producer_has_taken_is_not_numbered() -> None:
+    box = outbox()
+    box.outbox.fenced(["s"])
+    with pytest.raises(Fenced, match=r"'s'.*resume"):
+        box.new(["s", "t"])
+    box.outbox.resumed("s", None)
+    assert box.new(["s"]) == ["s"]
+    box.outbox.resumed("s", Begun(7, "me/1", True))
+    assert box.pack("s", ONE, False) == [Pushed("s", 7, ONE.tobytes(), False, "me/1")]

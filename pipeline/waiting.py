@@ -1,0 +1,273 @@
+"""The chunks of a producer that never waits: a bounded queue that drops its oldest, so that workers can tell.
+
+A chunk has its place in its stream when it is pushed; its seq follows once the server has said where the stream's life
+begins. So what is dropped leaves a gap in the numbers, and the worker reports it. Two things are kept so that this
+holds at both ends of a life: a beginning that was dropped is sent without its samples, before the gap; and an end is
+not dropped with its samples (but for a queue of nothing else).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.broker.appender import Append, AppendFailed, AppendFenced, AppendFull, Pushed, taken
+from pipeline.broker.exchange import Steps
+from pipeline.broker.keys import partition_of
+from pipeline.broker.stand import Begin, Begun, Terms
+from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Fenced, StatebeltError
+
+_PAUSE_S = 0.02
+_BATCH = 256
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """One life of a stream. `base` is the seq of chunk 0, `opening` the free number before it (in a new life)."""
+
+    stream: str
+    base: int | None = None
+    claim: str = ""
+    opening: int | None = None
+    chunks: int = 0
+    stored: int = 0
+    headless: bool = False
+    fenced: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Waits:
+    ticket: int
+    life: _Life
+    index: int
+    data: bytes
+    end: bool
+
+
+class Waiting:
+    """A queue of at most `most` chunks, those on their way included.
+
+    Args:
+        most: at least 2. Half of them may be on their way; the oldest of the others are dropped.
+        max_streams: streams remembered, as in `Outbox`.
+        counts: what became of chunks is added to it: pushed, resent, dropped, dropped_ends, fenced.
+    """
+
+    def __init__(self, most: int, max_streams: int, counts: Counter[str]) -> None:
+        if most < 2:
+            raise ConfigError(f"max_waiting is {most}; expected at least 2 chunks, one on its way and one that waits")
+        self._most = most
+        self._max_streams = max_streams
+        self._counts = counts
+        self._lock = threading.RLock()  # pushes come from the caller's thread, sending goes on in another
+        self._lives: OrderedDict[str, _Life] = OrderedDict()
+        self._queue: OrderedDict[int, _Waits] = OrderedDict()
+        self._droppable: OrderedDict[int, None] = OrderedDict()  # tickets of those that are more than an end
+        self._out: list[_Waits] = []
+        self._tickets = 0
+        self.trouble: StatebeltError | None = None
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._queue) + len(self._out)
+
+    def add(self, stream: str, parts: Sequence[bytes], end: bool) -> int:
+        """Queue a push. Returns the seq of its last chunk, -1 while nobody knows it. Raises Fenced."""
+        with self._lock:
+            life = self._lives.setdefault(stream, _Life(stream))
+            if life.fenced:
+                raise Fenced(f"nothing is queued: {taken([stream])}")
+            for i, part in enumerate(parts):
+                self._tickets += 1
+                self._queue[self._tickets] = _Waits(self._tickets, life, life.chunks, part, end and i == len(parts) - 1)
+                self._droppable[self._tickets] = None
+                life.chunks += 1
+            if end:
+                del self._lives[stream]
+            while len(self) > self._most:
+                self._drop()
+            return -1 if life.base is None else life.base + life.chunks - 1
+
+    def _drop(self) -> None:
+        while self._droppable:
+            waits = self._queue[self._droppable.popitem(last=False)[0]]
+            if waits.end and not waits.data:
+                continue
+            waits.life.headless |= waits.index == 0
+            self._counts["dropped"] += 1
+            if not waits.end:
+                del self._queue[waits.ticket]
+                return
+            # Its end stays, one number further: so that there is a gap where its samples were.
+            waits.data, waits.index = b"", waits.index + 1
+        waits = self._queue.popitem(last=False)[1]
+        self._counts["dropped_ends"] += 1
+
+    def take(self, full: Collection[int], partitions: int) -> list[_Waits]:
+        """The oldest chunks go on their way: in order, one life a stream, none of the partitions in `full`."""
+        with self._lock:
+            lives: dict[str, _Life] = {}
+            for waits in self._queue.values():
+                if len(self._out) == min(_BATCH, self._most // 2):
+                    break
+                life = waits.life
+                if partition_of(life.stream, partitions) in full or lives.setdefault(life.stream, life) is not life:
+                    continue
+                self._out.append(waits)
+            for waits in self._out:
+                del self._queue[waits.ticket]
+                self._droppable.pop(waits.ticket, None)
+            return list(self._out)
+
+    def give_back(self, batch: Iterable[_Waits]) -> None:
+        """These are certainly not stored: they wait again, first in the queue, and may be dropped."""
+        with self._lock:
+            back = sorted(batch, key=lambda waits: waits.ticket, reverse=True)
+            for waits in back:
+                self._queue[waits.ticket] = waits
+                self._queue.move_to_end(waits.ticket, last=False)
+                self._droppable[waits.ticket] = None
+                self._droppable.move_to_end(waits.ticket, last=False)
+            self._sent(back)
+
+    def done(self, batch: Iterable[_Waits]) -> None:
+        """These are in the log."""
+        with self._lock:
+            batch = list(batch)
+            self._counts["pushed"] += len(batch)
+            for waits in batch:
+                life = waits.life
+                life.stored, life.headless = waits.index + 1, False
+                if self._lives.get(life.stream) is life:
+                    self._lives.move_to_end(life.stream)
+            self._sent(batch)
+            for _ in range(len(self._lives) - self._max_streams):
+                stream, life = self._lives.popitem(last=False)
+                # What was dropped after the last stored chunk is known here alone: there must be a gap before the next.
+                if life.stored < life.chunks and not life.fenced:
+                    self._lives[stream] = life
+
+    def give_up(self) -> None:
+        """Drop everything, counted: nobody is going to send it."""
+        with self._lock:
+            left = [*self._out, *self._queue.values()]
+            self._counts["dropped"] += sum(1 for waits in left if waits.data or not waits.end)
+            self._counts["dropped_ends"] += sum(waits.end for waits in left)
+            self._queue.clear()
+            self._droppable.clear()
+            self._out.clear()
+
+    def resumed(self, stream: str, begun: Begun | None) -> None:
+        """The stream goes on from here; None: its next chunk begins a new life."""
+        with self._lock:
+            self._lives.pop(stream, None)
+            if begun is not None:
+                self._lives[stream] = _Life(stream, begun.next_seq, begun.claim)
+
+    def holds(self, stream: str) -> bool:
+        """Whether chunks of this stream wait or are on their way."""
+        with self._lock:
+            return any(waits.life.stream == stream for waits in [*self._out, *self._queue.values()])
+
+    def drain(self, terms: Terms, claim: str, stopping: Callable[[], bool]) -> Steps[None]:
+        """Send until nothing waits, however long that takes; `stopping` ends it at the next failure."""
+        full: set[int] = set()
+        while not stopping():
+            batch = self.take(full, terms.partitions)
+            if batch:
+                try:
+                    yield from self._send(batch, terms, claim, stopping, full)
+                finally:  # where it failed for good: what is not known to be stored waits again
+                    self.give_back([*self._out])
+            elif full:
+                full.clear()
+                yield _PAUSE_S
+            else:
+                self.trouble = None
+                return
+
+    def _send(
+        self, batch: list[_Waits], terms: Terms, claim: str, stopping: Callable[[], bool], full: set[int]
+    ) -> Steps[None]:
+        unbegun = dict.fromkeys(waits.life.stream for waits in batch if waits.life.base is None)
+        if unbegun:
+            try:
+                self._begun(batch, (yield Begin(terms, list(unbegun), claim)))
+            except BrokerUnavailable as error:
+                self.trouble = error
+                self.give_back(batch)
+                yield _PAUSE_S
+                return
+        sent, chunks = _numbered(batch)
+        while chunks and not (stopping() and self.trouble):
+            try:
+                yield Append(terms, chunks)
+            except (AppendFull, AppendFenced, AppendFailed) as error:
+                again = set(error.refused) | set(error.unknown if isinstance(error, AppendFailed) else ())
+                left = list(dict.fromkeys(sent[i] for i in sorted(again)))
+                self.done(waits for waits in self._out[:] if waits not in left)
+                if isinstance(error, AppendFenced):
+                    self._fence(left)
+                    return
+                self.trouble = error
+                if isinstance(error, AppendFull):
+                    full.update(partition_of(waits.life.stream, terms.partitions) for waits in left)
+                    self.give_back(left)
+                    return
+                self._counts["resent"] += len(again)
+                sent, chunks = [sent[i] for i in sorted(again)], [chunks[i] for i in sorted(again)]
+                yield _PAUSE_S
+            else:
+                self.trouble = None
+                self.done(self._out[:])
+                return
+
+    def _begun(self, batch: Sequence[_Waits], begun: Mapping[str, Begun]) -> None:
+        with self._lock:
+            for life in {waits.life for waits in batch if waits.life.base is None}:
+                seq, life.claim, goes_on = begun[life.stream]
+                life.opening = None if goes_on else seq
+                life.base = seq if goes_on else seq + 1
+
+    def _fence(self, refused: Sequence[_Waits]) -> None:
+        with self._lock:
+            lives = {waits.life for waits in refused}
+            for life in lives:
+                life.fenced = True
+            lost = [waits for waits in self._queue.values() if waits.life in lives]
+            for waits in lost:
+                del self._queue[waits.ticket]
+                self._droppable.pop(waits.ticket, None)
+            self._counts["fenced"] += len(refused) + len(lost)
+            self._sent(refused)
+
+    def _sent(self, batch: Iterable[_Waits]) -> None:
+        gone = set(batch)
+        self._out = [waits for waits in self._out if waits not in gone]
+
+
+def _numbered(batch: Sequence[_Waits]) -> tuple[list[_Waits], list[Pushed]]:
+    """Chunks as they are sent, and what each stands for: a life's opening goes with the first chunk left of it."""
+    sent: list[_Waits] = []
+    chunks: list[Pushed] = []
+    opened: set[_Life] = set()
+    for waits in batch:
+        life = waits.life
+        assert life.base is not None
+        if life.headless and life.opening is not None and life not in opened:
+            opened.add(life)
+            sent.append(waits)
+            chunks.append(Pushed(life.stream, life.opening, b"", False, life.claim))
+        sent.append(waits)
+        chunks.append(Pushed(life.stream, life.base + waits.index, waits.data, waits.end, life.claim))
+    return sent, chunks
+
+
+def still_waiting(waiting: Waiting, timeout_s: float) -> StatebeltError:
+    """The error of a flush that ran out of time."""
+    message = f"{len(waiting)} chunks still wait after {timeout_s:g} s ({waiting.trouble or 'they are on their way'})"
+    return (BacklogFull if isinstance(waiting.trouble, BacklogFull) else BrokerUnavailable)(
+        f"{message}. They are sent when that is over, or dropped as newer ones come: wait, start workers, or give up"
+    )
