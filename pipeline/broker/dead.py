@@ -15,6 +15,9 @@ from pipeline.broker.connection import raise_first, translate
 from pipeline.broker.functions import call
 from pipeline.broker.keys import Keys
 
+Client = redis.Redis
+"""What a connection is to those who may not know redis."""
+
 PAGE = 500
 _RETRIED_AT_ONCE = 100
 _RETRIED_BYTES = 16 << 20

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import redis
-
     from pipeline.admission import Policy
-    from pipeline.broker.dead import Brief
+    from pipeline.broker.dead import Brief, Client
 
 _LONGEST_SEQ = 19
 
 
 def gone_on(
-    client: redis.Redis, topic: str, group: str, letters: Sequence[Brief], policy: Policy
+    client: Client, topic: str, group: str, letters: Sequence[Brief], policy: Policy
 ) -> dict[tuple[int, bytes], str]:
     """Why a worker would drop the chunks of letters, by their (partition, id); those it would look at are not in it.
 

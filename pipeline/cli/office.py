@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.cli.plain import printable
 
 if TYPE_CHECKING:
-    import redis
-
-    from pipeline.broker.dead import Brief, DeadLetter
+    from pipeline.broker.dead import Brief, Client, DeadLetter
     from pipeline.settings import Settings
 
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 class Office:
     """Where the letters of one group lie."""
 
-    client: redis.Redis
+    client: Client
     settings: Settings
     topic: str
     group: str

@@ -84,13 +84,12 @@ def warnings(status: TopicStatus, retention_ms: int) -> list[str]:
 
 
 def _where(topic: str, of: Sequence[tuple[int, GroupStatus]]) -> str:
-    lag = sum(group.lag or 0 for _, group in of)
+    lags = [group.lag for _, group in of]
+    lag = "an unknown number of" if None in lags else f"{sum(lag or 0 for lag in lags):,}"
     numbers = [str(partition) for partition, _ in of]
     shown = ", ".join(numbers[:8]) + f" and {len(numbers) - 8} more" * (len(numbers) > 8)
     oldest = max((group.unread_ms or 0 for _, group in of), default=0)
-    return (
-        f"partition{'s' * (len(of) > 1)} {shown} of {topic!r}: {lag:,} chunks wait, the oldest for {duration(oldest)}"
-    )
+    return f"partition{'s' * (len(of) > 1)} {shown} of {topic!r}: {lag} chunks wait, the oldest for {duration(oldest)}"
 
 
 def as_record(status: TopicStatus, retention_ms: int) -> dict[str, object]:

@@ -8,6 +8,7 @@ import redis
 from pipeline.broker import admin, topic
 from pipeline.broker.keys import Keys
 from pipeline.broker.partition import Commit, commit
+from pipeline.broker.retention import marks_key, trim
 from pipeline.broker.topic import Topic
 from pipeline.errors import ConfigError, Fenced
 
@@ -43,6 +44,31 @@ def test_a_topic_as_it_stands(client: redis.Redis) -> None:
     assert admin.status(client, NAME).partitions[1].groups[0].owner is None
 
 
+def test_how_long_a_group_has_held_back_trimming(client: redis.Redis) -> None:
+    fill(client)
+    now_ms = client.time()[0] * 1000
+    [group] = admin.status(client, NAME).partitions[1].groups
+    assert group.unread_ms is not None
+    assert abs(now_ms - group.unread_ms) < 60_000  # chunk 5-0, of 1970
+    commit(client, grant(client, KEYS).lease, Commit(b"4-0", b"10-0", 10))
+    [group] = admin.status(client, NAME).partitions[1].groups
+    assert group.unread_ms is None
+
+
+def test_a_group_with_a_name_that_no_worker_has(client: redis.Redis) -> None:
+    fill(client)
+    client.xgroup_create(KEYS.log, "mine:and {yours}", id="9-0")
+    theirs = admin.status(client, NAME).partitions[1].groups[1]
+    assert (theirs.group, theirs.deployment, theirs.owner) == ("mine:and {yours}", False, None)
+
+
+def test_many_streams_are_dropped(client: redis.Redis) -> None:
+    fill(client)
+    client.mset({KEYS.row(f"s-{i}"): "x" for i in range(2500)})
+    admin.drop_group(client, NAME, "digits", 2)
+    assert client.keys("*:row:*") == []
+
+
 def test_counting_streams_has_a_bound(client: redis.Redis) -> None:
     fill(client)
     client.mset({f"other-{i}": "x" for i in range(5000)})
@@ -72,8 +98,14 @@ def test_dead_letters_are_read_and_dropped(client: redis.Redis) -> None:
 def test_a_dropped_group_leaves_its_epoch_only(client: redis.Redis) -> None:
     fill(client)
     lease = grant(client, KEYS).lease
+    assert trim(client, NAME, 1, ["digits"], 0, 60_000) == (3, 0)
+    assert client.exists(marks_key(KEYS))
+    beside = [Keys(NAME, "digits-2", 1).row("s"), Keys(NAME + "/1", "digits", 0).row("s")]
+    others = [*beside, KEYS.log[:-2] + "digits2:out"]
+    client.mset(dict.fromkeys(others, "x"))
     admin.drop_group(client, NAME, "digits", 2)
-    assert set(client.keys("*")) == {KEYS.log.encode(), KEYS.epoch.encode(), f"sb:{NAME}:meta".encode()}
+    left = {KEYS.log, KEYS.epoch, f"sb:{NAME}:meta", *others}
+    assert {key.decode() for key in client.keys("*")} == left
     with pytest.raises(Fenced):
         commit(client, lease, Commit(b"4-0", b"5-0", 5))
     assert grant(client, KEYS, "a").lease.epoch == 2
