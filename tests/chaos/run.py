@@ -58,6 +58,7 @@ class Report:
             *DELAYS,
             "started",
             "gave up at start",
+            "left at the deadline",
             "partitions dropped",
             "commits retried",
             "sent again",
