@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +38,7 @@ def main() -> int:
         for event in draw(seed, counts, seconds):
             print(f"{event.at_s:8.2f} s  {event.kind:15} {event.pick:.3f} {event.size:.3f} {event.way:.3f}")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of the exits that end what was started
     folder = given.keep or Path(tempfile.mkdtemp(prefix="chaos-")) / "run"
     report = run(
         folder,

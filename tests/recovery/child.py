@@ -7,6 +7,7 @@ function that a room offers), and replaced in whichever module imported them.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -114,6 +115,9 @@ class Child:
 
 
 def _main(environment: dict[str, str], log: Path, changes: list[Change]) -> None:
+    ctypes.CDLL(None).prctl(
+        1, int(signal.SIGKILL), 0, 0, 0
+    )  # PR_SET_PDEATHSIG: nothing is left if the tests are killed
     with log.open("ab") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)

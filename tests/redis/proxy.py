@@ -115,9 +115,9 @@ class Proxy:
                 assert isinstance(one, socket.socket)
                 if one is self._woken:
                     asked = one.recv(16)
+                    self.happened["cut_all"] += asked.count(b"c")
                     for connection in set(self._connections.values()):
                         self._drop(connection, reset=True)
-                    self.happened["cut_all"] += asked.count(b"c")
                     if b"x" in asked:
                         return
                 elif one is self._listener:
