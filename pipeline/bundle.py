@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +17,13 @@ from pipeline.errors import ManifestError
 from pipeline.frontend import Frontend
 from pipeline.head import Head
 from pipeline.head.events import Events
-from pipeline.manifest import Manifest
-from pipeline.model import OnnxModel, open_runtime, read_manifest
+from pipeline.manifest import METADATA_KEY, Manifest
+from pipeline.model import OnnxModel, open_runtime
+from pipeline.onnxfile import inspect
 
 SHIPPED = Path(__file__).parent / "bundles"
-MAX_BUNDLE_BYTES = 2**31 - 1
-"""An ONNX file is one protobuf message, which ends there."""
+MAX_BUNDLE_BYTES = 512 << 20
+"""128 million weights of float32. A file is read whole, and onnxruntime holds several times as much while it loads."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +83,65 @@ def load(bundle: str | Path) -> Bundle:
     8000.0
     """
     path = Path(bundle)
-    if not path.is_file() and path.name == str(bundle) and not path.suffix:
+    if path.name == str(bundle) and not path.suffix and not os.path.isfile(path):
         path = SHIPPED / f"{bundle}.onnx"
-    if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"
-        raise ManifestError(f"no bundle at {str(bundle)!r}. Give a path to an .onnx file, or a shipped name: {shipped}")
-    size = path.stat().st_size
-    if size > MAX_BUNDLE_BYTES:
-        raise ManifestError(f"{path}: {size} bytes; a bundle has at most {MAX_BUNDLE_BYTES}")
-    return from_bytes(path.read_bytes(), str(path))
+    return from_bytes(_read(path, str(bundle)[:200]), str(path)[:200])
+
+
+def _read(path: Path, asked: str) -> bytes:
+    """A regular file's bytes, at most `MAX_BUNDLE_BYTES` of them whatever it said of its size."""
+    try:
+        # Not waiting for a FIFO's other end; what a name stood for may have changed since anybody looked.
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"
+            raise ManifestError(
+                f"no bundle at {asked!r}. Give a path to an .onnx file, or a shipped name: {shipped}"
+            ) from None
+        raise ManifestError(f"{asked!r} cannot be read: {error}. Give a path to an .onnx file that is") from None
+    try:
+        about = os.fstat(opened)
+        if not stat.S_ISREG(about.st_mode):
+            raise ManifestError(f"no bundle at {asked!r}: not a file, but a {_kind(about.st_mode)}")
+        size, model = about.st_size, b""
+        if size <= MAX_BUNDLE_BYTES:
+            with open(opened, "rb", closefd=False) as file:
+                model = file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as error:
+        raise ManifestError(f"{asked!r} cannot be read: {error}. Is its disk there?") from None
+    finally:
+        os.close(opened)
+    if max(size, len(model)) > MAX_BUNDLE_BYTES:
+        raise ManifestError(
+            f"{path}: {max(size, len(model))} bytes; a bundle has at most {MAX_BUNDLE_BYTES}. Use a smaller model"
+        )
+    return model
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
 
 
 def from_bytes(model: bytes, source: str) -> Bundle:
-    """Open a bundle that is already in memory. Raises ManifestError like `load`."""
-    runtime = open_runtime(model, source)
-    manifest = read_manifest(runtime, source)
+    """Open a bundle that is already in memory. Raises ManifestError like `load`.
+
+    In this order, each before the next costs anything: the file's structure, the manifest, the graph, one step.
+    """
+    if len(model) > MAX_BUNDLE_BYTES:
+        raise ManifestError(f"{source}: {len(model)} bytes; a bundle has at most {MAX_BUNDLE_BYTES}")
+    text = inspect(model, source).metadata.get(METADATA_KEY)
+    if text is None:
+        raise ManifestError(
+            f"{source}: an ONNX model, but no bundle: its metadata hold no {METADATA_KEY!r}. "
+            "Export it with `make export`, or write a manifest into it"
+        )
+    manifest = Manifest.from_json(text, source)
     return Bundle(
         manifest=manifest,
         frontend=frontends.build(manifest),
-        model=OnnxModel(runtime, manifest, source),
+        model=OnnxModel(open_runtime(model, source), manifest, source),
         head=heads.build(manifest),
         fingerprint=hashlib.sha256(model).digest()[:16],
         size_bytes=len(model),

@@ -16,6 +16,19 @@ from pipeline.errors import ManifestError
 
 METADATA_KEY = "statebelt.manifest"
 
+MAX_MANIFEST_BYTES = 1 << 20
+"""Of the manifest's JSON."""
+
+MAX_ROW_BYTES = 64 << 20
+"""What one stream may carry from chunk to chunk, and what one block of it may take in memory."""
+
+_MAX_TOLD = 5  # faults named in one message
+_ITEM_BYTES = {"float32": 4, "float16": 2, "float64": 8, "int64": 8, "int32": 4}
+_LARGEST = {"float16": 65_504.0, "float32": 3.402_823_466_385_288_6e38, "int64": 2.0**53, "int32": 2.0**31 - 1}
+
+Name = Annotated[str, Field(max_length=200)]
+Text = Annotated[str, Field(max_length=2_000)]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no NaN: null came back
@@ -58,8 +71,8 @@ FrontendSpec = Annotated[PowerFrontend | IdentityFrontend, Field(discriminator="
 class StateSpec(_Part):
     """One carried tensor: `shape` is the graph's, with the batch at `batch_axis` written as 1."""
 
-    input: str
-    output: str
+    input: Name
+    output: Name
     shape: tuple[int, ...] = Field(max_length=8)
     batch_axis: int = Field(ge=0)
     dtype: Literal["float32", "float16", "float64", "int64", "int32"] = "float32"
@@ -75,6 +88,18 @@ class StateSpec(_Part):
             raise ValueError(f"state {self.input!r}: shape {list(self.shape)} is absurd (at most 2**26 values)")
         return self
 
+    @model_validator(mode="after")
+    def _initial_fits(self) -> StateSpec:
+        whole = self.dtype in ("int32", "int64")
+        if abs(self.initial) > _LARGEST.get(self.dtype, math.inf) or (whole and not self.initial.is_integer()):
+            raise ValueError(f"state {self.input!r}: initial {self.initial} is no {self.dtype}")
+        return self
+
+    @property
+    def row_bytes(self) -> int:
+        """What one stream carries of it."""
+        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+
     @property
     def row_shape(self) -> tuple[int, ...]:
         """The shape one stream carries, without the batch axis."""
@@ -88,10 +113,10 @@ class ModelSpec(_Part):
     tail_frames: frames of silence (zeros) fed at the end of a stream, so that what the end cut off is decided.
     """
 
-    input: str
-    output: str
-    features: int = Field(ge=1)
-    classes: int = Field(ge=1)
+    input: Name
+    output: Name
+    features: int = Field(ge=1, le=2**20)
+    classes: int = Field(ge=1, le=65_536)
     states: tuple[StateSpec, ...] = Field(min_length=1, max_length=256)
     block: int = Field(default=1, ge=1, le=65_536)
     latency: int = Field(default=0, ge=0, le=65_536)
@@ -104,6 +129,17 @@ class ModelSpec(_Part):
         for kind, given in (("input", names), ("output", outputs)):
             if len(set(given)) != len(given):
                 raise ValueError(f"an {kind} name stands twice in {given}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> ModelSpec:
+        frames = max(self.block, self.tail_frames + self.latency)
+        size = 4 * frames * max(self.features, self.classes)
+        if size > MAX_ROW_BYTES:
+            raise ValueError(
+                f"{frames} frames at a time (block, or latency and tail_frames) of {self.features} features and "
+                f"{self.classes} classes take {size} bytes a stream; at most {MAX_ROW_BYTES}: make them smaller"
+            )
         return self
 
 
@@ -119,7 +155,7 @@ class KeywordsHead(_Part):
     """
 
     kind: Literal["keywords"] = "keywords"
-    background: str
+    background: Name
     smooth_frames: int = Field(default=8, ge=1, le=1000)
     threshold: float = Field(default=0.5, gt=0, le=1)
     release: float = Field(default=0.25, gt=0, le=1)
@@ -157,21 +193,21 @@ HeadSpec = Annotated[KeywordsHead | ScoresHead, Field(discriminator="kind")]
 class Provenance(_Part):
     """Where a bundle comes from and how good it was measured to be."""
 
-    recipe: str
-    commit: str
-    data_sha256: str
-    created: str
-    scores: dict[str, float] = {}
-    note: str = ""
+    recipe: Text
+    commit: Name
+    data_sha256: Name
+    created: Name
+    scores: dict[Name, float] = Field(default={}, max_length=1000)
+    note: Text = ""
 
 
 class Manifest(_Part):
     """Everything the runtime knows of a model. Frozen; unknown keys are refused."""
 
     version: Literal[1] = 1
-    task: str
-    labels: tuple[str, ...] = Field(min_length=1)
-    licence: str
+    task: Text
+    labels: tuple[Name, ...] = Field(min_length=1, max_length=65_536)
+    licence: Text
     provenance: Provenance
     input: InputSpec
     frontend: FrontendSpec
@@ -194,7 +230,21 @@ class Manifest(_Part):
             raise ValueError(f"the frontend makes frames of {bins}, the model takes {self.model.features}")
         if isinstance(self.head, KeywordsHead) and self.head.background not in self.labels:
             raise ValueError(f"background {self.head.background!r} is not among the labels {list(self.labels)}")
+        if self.carried_bytes > MAX_ROW_BYTES:
+            raise ValueError(
+                f"a stream would carry {self.carried_bytes} bytes; at most {MAX_ROW_BYTES}: make states, block, "
+                "hop_samples or smooth_frames smaller"
+            )
         return self
+
+    @property
+    def carried_bytes(self) -> int:
+        """About what one stream carries: states, samples of an unfinished block and window, scores to smooth."""
+        frontend, head = self.frontend, self.head
+        window = frontend.window_samples if isinstance(frontend, PowerFrontend) else 0
+        samples = (self.hop_samples * self.model.block + window) * self.input.channels
+        smoothed = head.smooth_frames * self.model.classes if isinstance(head, KeywordsHead) else 0
+        return sum(state.row_bytes for state in self.model.states) + 4 * (samples + smoothed)
 
     @property
     def hop_samples(self) -> int:
@@ -213,6 +263,9 @@ class Manifest(_Part):
     @classmethod
     def from_json(cls, text: str, source: str = "manifest") -> Manifest:
         """Parse and check. Raises ManifestError that names every field at fault."""
+        size = len(text.encode(errors="replace"))
+        if size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{source}: a manifest of {size} bytes; at most {MAX_MANIFEST_BYTES}: shorten it")
         try:
             return cls.model_validate_json(text)
         except pydantic.ValidationError as error:
@@ -221,7 +274,9 @@ class Manifest(_Part):
 
 def _sentence(error: pydantic.ValidationError) -> str:
     def one(item: Any) -> str:
-        where = ".".join(str(part) for part in item["loc"]) or "manifest"
-        return f"{where}: {item['msg']} (got {str(item['input'])[:80]!r})"
+        where = ".".join(str(part)[:80] for part in item["loc"]) or "manifest"
+        return f"{where}: {item['msg'][:400]} (got {str(item['input'])[:80]!r})"
 
-    return "the manifest does not hold together: " + "; ".join(one(item) for item in error.errors())
+    faults = error.errors(include_url=False)
+    more = f"; and {len(faults) - _MAX_TOLD} more" if len(faults) > _MAX_TOLD else ""
+    return "the manifest does not hold together: " + "; ".join(one(item) for item in faults[:_MAX_TOLD]) + more

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import onnxruntime as ort
 
 from pipeline.component import Array, Field, State, fresh
 from pipeline.errors import ManifestError
-from pipeline.manifest import METADATA_KEY, Manifest
+from pipeline.manifest import Manifest
+
+MAX_RUN_BYTES = 4 << 30
+"""What the graphs of a process may allocate, weights included. A step that wants more fails."""
+
+MAX_LOAD_S = 60.0
+MAX_STEP_S = 20.0
+"""For loading a graph, and for its first step (one block of two streams); a model that needs longer serves nobody."""
 
 _ELEMENT = {
     "float32": "tensor(float)",
@@ -50,12 +61,15 @@ class OnnxModel:
         return fresh(self.fields, batch)
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
+        return self._step(x, state, None)
+
+    def _step(self, x: Array, state: State, options: ort.RunOptions | None) -> tuple[Array, State]:
         if x.shape[1] == 0:  # onnxruntime's LSTM would answer no frames with a state of zeros
             return np.empty((len(x), 0, self._classes), np.float32), state
         feeds = {self._input: np.ascontiguousarray(x, np.float32)}
         for spec in self._states:
             feeds[spec.input] = np.ascontiguousarray(np.moveaxis(state[spec.input], 0, spec.batch_axis))
-        scores, *carried = self._runtime.run(self._outputs, feeds)
+        scores, *carried = self._runtime.run(self._outputs, feeds, options)
         after = {s.input: np.moveaxis(a, s.batch_axis, 0) for s, a in zip(self._states, carried, strict=True)}
         return scores, after
 
@@ -69,13 +83,21 @@ class OnnxModel:
         return self.step(silence, state)[0][:, : self._tail]
 
     def _check_run(self, source: str) -> None:
-        """Two streams, one block: the shapes that come back are the shapes that were declared."""
+        """Two streams, one block: what comes back has the shapes that were declared, and is finite."""
         state = self.initial_state(2)
+        options = ort.RunOptions()
+        options.log_severity_level = 4
+
+        def stop(_: bool) -> None:
+            options.terminate = True
+
         try:
-            scores, after = self.step(np.zeros((2, self.block, self._features), np.float32), state)
+            with _deadline(MAX_STEP_S, stop):
+                scores, after = self._step(np.zeros((2, self.block, self._features), np.float32), state, options)
         except Exception as error:  # onnxruntime raises classes of its own, one for each status code
             raise ManifestError(
-                f"{source}: the graph does not run on 2 streams of {self.block} frames of {self._features}: {error}"
+                f"{source}: the graph does not run on 2 streams of {self.block} frames of {self._features} (within "
+                f"{MAX_STEP_S:.0f} s and {MAX_RUN_BYTES} bytes): {_short(error)}. Run it there with onnxruntime alone"
             ) from None
         compared = [(f"output {self._outputs[0]!r}", (2, self.block, self._classes), scores.shape)]
         compared += [(f"state {name!r}", array.shape, after[name].shape) for name, array in state.items()]
@@ -86,41 +108,82 @@ class OnnxModel:
         ]
         if wrong:
             raise ManifestError(f"{source}: {'; '.join(wrong)}. Write the graph's shapes into the manifest")
+        carried = [array for array in after.values() if array.dtype.kind == "f"]
+        if np.isnan(scores).any() or not all(np.isfinite(array).all() for array in carried):
+            raise ManifestError(
+                f"{source}: one block of silence yields NaN scores, or a state of NaN or infinity: the weights, or the "
+                "initial values, are damaged. Export it again"
+            )
 
 
 def open_runtime(model: bytes, source: str) -> ort.InferenceSession:
-    """Load a graph for one core. Raises ManifestError if onnxruntime refuses it."""
+    """Load a graph for one core; `onnxfile.inspect` must have passed it.
+
+    Raises:
+        ManifestError: onnxruntime refuses it, or is not done within `MAX_LOAD_S`.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Batches and cuts vary from step to step: a memory pattern for every shape would only grow.
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and told once
     # External data would be read from wherever this process runs, and no fingerprint would cover them. Nothing can
     # lie below this path, so a graph that names some is refused.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    if _bounded_memory():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with _deadline(MAX_LOAD_S, options.set_load_cancellation_flag):
+            # Constants are not folded: a kilobyte of Concat nodes would fold to gigabytes, and take as long.
+            return ort.InferenceSession(
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["ConstantFolding"],
+                enable_fallback=0,  # onnxruntime would print, and try the same again
+            )
     except Exception as error:  # onnxruntime raises classes of its own, one for each status code
-        raise ManifestError(f"{source}: onnxruntime cannot load this file ({error}). Is it an ONNX model?") from None
-
-
-def read_manifest(runtime: ort.InferenceSession, source: str) -> Manifest:
-    """The manifest inside a loaded graph. Raises ManifestError if there is none, or it does not hold together."""
-    text = runtime.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
         raise ManifestError(
-            f"{source}: an ONNX model, but no bundle: its metadata hold no {METADATA_KEY!r}. "
-            "Export it with `make export`, or write a manifest into it"
-        )
-    return Manifest.from_json(text, source)
+            f"{source}: onnxruntime cannot load this file ({_short(error)}). Is it a sound ONNX model?"
+        ) from None
+
+
+@cache
+def _bounded_memory() -> bool:
+    """Bound what graphs of this process may allocate, together; False where another library registered its own."""
+    about = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    try:
+        ort.create_and_register_allocator(about, ort.OrtArenaCfg({"max_mem": MAX_RUN_BYTES}))
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def _deadline(seconds: float, set_flag: Callable[[bool], None]) -> Iterator[None]:
+    """Tell onnxruntime to stop after so long; it looks between two operators."""
+    watchdog = threading.Timer(seconds, set_flag, (True,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
 
 
 def _check_graph(runtime: ort.InferenceSession, manifest: Manifest, source: str) -> None:
     spec = manifest.model
-    inputs = {node.name: node for node in runtime.get_inputs()}
-    outputs = {node.name: node for node in runtime.get_outputs()}
+    try:
+        inputs = {node.name: node for node in runtime.get_inputs()}
+        outputs = {node.name: node for node in runtime.get_outputs()}
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{source}: the graph has a name that is no text ({error}). Is the file damaged?") from None
     declared = {spec.input, *(s.input for s in spec.states)}
     yields = {spec.output, *(s.output for s in spec.states)}
     if set(inputs) != declared:

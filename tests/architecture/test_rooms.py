@@ -27,7 +27,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"belt"},
     {"settings", "audio", "logs", "broker", "share", "status"},
     {"manifest"},
-    {"component"},
+    {"component", "onnxfile"},
     {"errors"},
 ]
 SIDEWAYS = {  # exceptions, each with its reason

@@ -35,6 +35,8 @@ Path = tuple[str | int, ...]
 
 def changed(good: dict[str, Any], path: Path, value: object) -> str:
     """The manifest with one field changed, as JSON."""
+    if not path:
+        return json.dumps(value)
     bad = deepcopy(good)
     at: Any = bad
     for key in path[:-1]:
@@ -68,6 +70,30 @@ BAD: dict[str, tuple[dict[str, Any], Path, object, list[str]]] = {
     "a state's output twice": (AUDIO, (*STATE, "output"), "cn", ["model", "output name stands twice", "'cn'"]),
     "an initial value of infinity": (AUDIO, (*STATE, "initial"), float("inf"), ["model.states.0.initial", "inf"]),
     "an initial value that is no number": (AUDIO, (*STATE, "initial"), float("nan"), ["states.0.initial", "nan"]),
+    "an initial value beyond its type": (AUDIO, (*STATE, "initial"), 1e39, ["states.0", "initial 1e+39 is no float32"]),
+    "a state of terabytes": (AUDIO, (*STATE, "shape"), [2**40, 1, 24], ["'h'", "absurd"]),
+    "two states beyond a row": (AUDIO, ("model", "states"), [
+        {"input": n, "output": n + "n", "shape": [1, 1, 2**24 - 64], "batch_axis": 1} for n in "hc"
+    ], ["carry 134", "at most 67108864", "make states"]),
+    "thousands of states": (AUDIO, ("model", "states"), [
+        {"input": f"h{n}", "output": f"o{n}", "shape": [1, 1, 1], "batch_axis": 1} for n in range(3000)
+    ], ["model.states", "at most 256"]),
+    "a million states that are none": (AUDIO, ("model", "states"), [0] * 100_000, ["model.states.0", " more"]),
+    "a block of gigabytes": (SENSOR, ("model",), {
+        **SENSOR["model"], "block": 65_536, "features": 2**20
+    }, ["65536 frames at a time", "at most 67108864"]),
+    "a hop of gigabytes": (AUDIO, (), {
+        **AUDIO, "frontend": {"kind": "power", "window_samples": 65_536, "hop_samples": 65_536},
+        "model": {**AUDIO["model"], "features": 32_769, "block": 500},
+    }, ["carry", "hop_samples"]),
+    "a batch of a thousand million": (AUDIO, (*STATE, "shape"), [1, 10**9, 24], ["'h'", "must hold 1 at batch_axis 1"]),
+    "a label of megabytes": (AUDIO, ("labels", 0), "x" * 900_000, ["labels.0", "at most 200"]),
+    "too many labels": (AUDIO, ("labels",), ["x"] * 70_000, ["labels", "at most 65536"]),
+    "a note of a book": (AUDIO, ("provenance", "note"), "x" * 100_000, ["provenance.note", "at most 2000"]),
+    "a number of a hundred thousand digits": (AUDIO, ("model", "block"), 10**4000, ["model.block"]),
+    "a whole number that is none": (AUDIO, STATE, {
+        **AUDIO["model"]["states"][0], "dtype": "int64", "initial": 0.5
+    }, ["initial 0.5 is no int64"]),
     "a block of nothing": (AUDIO, ("model", "block"), 0, ["model.block", "'0'"]),
     "a negative latency": (AUDIO, ("model", "latency"), -1, ["model.latency", "'-1'"]),
     "a release above the threshold": (AUDIO, ("head", "release"), 0.9, ["release 0.9", "threshold 0.5"]),
@@ -93,6 +119,24 @@ def test_a_contradiction_is_named(case: str) -> None:
     assert message.startswith("here.onnx: ")
     for word in words:
         assert word in message
+    assert len(message) < 4000
+
+
+def test_a_huge_manifest_is_not_even_parsed() -> None:
+    with pytest.raises(ManifestError, match=r"a manifest of 3\d+ bytes; at most 1048576"):
+        Manifest.from_json(json.dumps({**AUDIO, "task": "x" * 3_000_000}))
+
+
+@pytest.mark.parametrize("text", ["[" * 500_000, '{"model":' * 100_000, '{"task": ' + "[" * 1000 + "]" * 1000 + "}"])
+def test_json_within_json_within_json(text: str) -> None:
+    with pytest.raises(ManifestError, match="does not hold together"):
+        Manifest.from_json(text)
+
+
+def test_many_faults_make_no_long_message() -> None:
+    with pytest.raises(ManifestError, match=r"and \d+ more") as raised:
+        Manifest.from_json(json.dumps({**AUDIO, "labels": [0] * 10_000}))
+    assert len(str(raised.value)) < 4000
 
 
 @pytest.mark.parametrize("path", [("task",), ("labels",), ("model", "states", 0, "output"), ("frontend", "kind")])
@@ -139,6 +183,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     axis = draw(st.integers(0, 2))
     shape = draw(st.lists(small, min_size=2, max_size=4))
     threshold = draw(st.floats(0.001, 1))
+    dtype = draw(st.sampled_from(["float32", "float16", "int64"]))
     head: HeadSpec = draw(
         st.just(ScoresHead())
         | st.builds(
@@ -175,8 +220,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
                     output=tensors[3],
                     shape=(*shape[:axis], 1, *shape[axis:]),
                     batch_axis=min(axis, len(shape)),
-                    dtype=draw(st.sampled_from(["float32", "float16", "int64"])),
-                    initial=draw(st.floats(allow_nan=False, allow_infinity=False)),
+                    dtype=dtype,
+                    initial=draw(
+                        st.integers(-(2**31), 2**31).map(float) if dtype == "int64" else st.floats(-65_504, 65_504)
+                    ),
                 ),
             ),
             block=draw(small),
