@@ -208,14 +208,17 @@ class Pushing:
         else:
             again, give_up = list(range(len(chunks))), True
         kept = set(again)
-        self._stored([chunk for i, chunk in enumerate(chunks) if i not in kept])
+        if len(kept) < len(chunks):
+            self._stored([chunk for i, chunk in enumerate(chunks) if i not in kept])
         if isinstance(error, AppendFenced):
             self._outbox.fenced({chunks[i].stream for i in again})
             self.counts["fenced"] += len(again)
+        if isinstance(error, AppendFull) and give_up:
+            self.counts["refused"] += len(again)
         if give_up:
-            self.counts["refused"] += len(again) if isinstance(error, AppendFull) else 0
             raise error
-        self.counts["resent"] += 0 if isinstance(error, AppendFull) else len(again)
+        if not isinstance(error, AppendFull):
+            self.counts["resent"] += len(again)
         return [chunks[i] for i in again]
 
     def _resume(self, stream: str) -> Steps[Standing]:

@@ -12,6 +12,29 @@ from pipeline.errors import StatebeltError
 from pipeline.waiting import Waiting, still_waiting
 
 
+class _Failure:
+    """What ended the sending for good (ConfigError). It is told once, and the sending tried again by the call after."""
+
+    def __init__(self) -> None:
+        self.error: StatebeltError | None = None
+        self.told = False
+
+    def happened(self, error: StatebeltError) -> None:
+        self.error, self.told = error, False
+
+    def over(self) -> StatebeltError | None:
+        """Try again. Returns the error where nobody was told of it."""
+        error = None if self.told else self.error
+        self.error, self.told = None, False
+        return error
+
+    def check(self) -> None:
+        """Raise the error, and remember that it was told."""
+        if self.error is not None:
+            self.told = True
+            raise self.error
+
+
 class Sender:
     """Sends from a thread of its own, which begins with the first push and ends with `close`."""
 
@@ -20,24 +43,27 @@ class Sender:
         self._wake = threading.Condition()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failure: StatebeltError | None = None
+        self._failure = _Failure()
 
     def nudge(self) -> None:
         """Something waits. Raises what ended the sending before (ConfigError), once; it is then tried again."""
         with self._wake:
-            failure, self._failure = self._failure, None
+            untold = self._failure.over()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="statebelt-sender", daemon=True)
                 self._thread.start()
             self._wake.notify_all()
-        if failure is not None:
-            raise failure
+        if untold is not None:
+            raise untold
 
     def flush(self, timeout_s: float) -> None:
         """Return when nothing waits. Raises BacklogFull or BrokerUnavailable after `timeout_s`: it waits still."""
         with self._wake:
-            done = self._wake.wait_for(lambda: self._failure or not len(self._waiting), timeout_s)
-        self.nudge()
+            if self._failure.told:
+                self._failure.over()
+                self._wake.notify_all()
+            done = self._wake.wait_for(lambda: self._failure.error or not len(self._waiting), timeout_s)
+            self._failure.check()
         if not done:
             raise still_waiting(self._waiting, timeout_s)
 
@@ -54,15 +80,16 @@ class Sender:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            failure = None
+            error = None
             try:
                 drive(self._client, self._waiting.drain(self._terms, self._claim, self._stop.is_set), self._stop.wait)
-            except StatebeltError as error:
-                failure = error
+            except StatebeltError as raised:
+                error = raised
             with self._wake:
-                self._failure = failure
+                if error is not None:
+                    self._failure.happened(error)
                 self._wake.notify_all()
-                self._wake.wait_for(lambda: self._stop.is_set() or (len(self._waiting) and not self._failure))
+                self._wake.wait_for(lambda: self._stop.is_set() or (len(self._waiting) and not self._failure.error))
 
 
 class AsyncSender:
@@ -72,23 +99,26 @@ class AsyncSender:
         self._client, self._waiting, self._terms, self._claim = client, waiting, terms, claim
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        self._failure = _Failure()
 
     def nudge(self) -> None:
         """As `Sender.nudge`."""
-        task = self._task
-        if task is None or task.done():
-            self._task = asyncio.create_task(self._run()) if len(self._waiting) else None
-            if task is not None and not task.cancelled() and (failure := task.exception()) is not None:
-                raise failure
+        untold = self._failure.over()
+        if len(self._waiting) and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._run())
+        if untold is not None:
+            raise untold
 
     async def flush(self, timeout_s: float) -> None:
         """As `Sender.flush`."""
+        if not self._failure.told:
+            self._failure.check()
         self.nudge()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=timeout_s)
-            if not self._task.done():
-                raise still_waiting(self._waiting, timeout_s)
-            self.nudge()
+        self._failure.check()
+        if len(self._waiting):
+            raise still_waiting(self._waiting, timeout_s)
 
     async def close(self, timeout_s: float) -> None:
         """As `Sender.close`."""
@@ -104,5 +134,7 @@ class AsyncSender:
         steps = self._waiting.drain(self._terms, self._claim, lambda: self._stopping)
         try:
             await drive_async(self._client, steps)
+        except StatebeltError as error:
+            self._failure.happened(error)
         finally:
             steps.close()

@@ -136,8 +136,8 @@ class Waiting:
         """These are in the log."""
         with self._lock:
             batch = list(batch)
-            self._counts["pushed"] += len(batch)
             for waits in batch:
+                self._counts["pushed"] += 1
                 life = waits.life
                 life.stored, life.headless = waits.index + 1, False
                 if self._lives.get(life.stream) is life:
@@ -152,9 +152,11 @@ class Waiting:
     def give_up(self) -> None:
         """Drop everything, counted: nobody is going to send it."""
         with self._lock:
-            left = [*self._out, *self._queue.values()]
-            self._counts["dropped"] += sum(1 for waits in left if waits.data or not waits.end)
-            self._counts["dropped_ends"] += sum(waits.end for waits in left)
+            for waits in [*self._out, *self._queue.values()]:
+                if waits.data or not waits.end:
+                    self._counts["dropped"] += 1
+                if waits.end:
+                    self._counts["dropped_ends"] += 1
             self._queue.clear()
             self._droppable.clear()
             self._out.clear()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,75 +15,21 @@ import pytest
 import redis
 
 from pipeline.broker.embedded import EmbeddedServer
-from pipeline.broker.keys import log_key, partition_of
+from pipeline.broker.keys import log_key
 from pipeline.consumer import Consumer
 from pipeline.errors import BacklogFull, BrokerUnavailable, ChunkRejected, ConfigError
-from pipeline.producer import AsyncProducer, Producer
+from pipeline.producer import AsyncProducer
 from tests import zoo
 from tests.harness import assert_exact, collect, spoken, whole, worker
 
+from .producers import KINDS, Make, X, Y, effective, making, stored
 from .proxy import Proxy
 
-X, Y = np.arange(100, dtype=np.int16), np.arange(100, 200, dtype=np.int16)
 
-
-class Awaited:
-    """An AsyncProducer, used as if it were blocking."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self.inner = AsyncProducer(*args, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def push(self, *args: Any, **options: Any) -> int:
-        return self._loop.run_until_complete(self.inner.push(*args, **options))
-
-    def push_many(self, items: Sequence[Any]) -> list[int]:
-        return self._loop.run_until_complete(self.inner.push_many(items))
-
-    def end(self, stream: str) -> int:
-        return self._loop.run_until_complete(self.inner.end(stream))
-
-    def close(self) -> None:
-        self._loop.run_until_complete(self.inner.close())
-        self._loop.close()
-
-
-Make = Callable[..., Any]
-
-
-@pytest.fixture(params=[Producer, Awaited], ids=["blocking", "asyncio"])
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def make(request: pytest.FixtureRequest, url: str) -> Iterator[Make]:
-    made: list[Any] = []
-
-    def producer(topic: str = "audio", **options: Any) -> Any:
-        options = {"url": url, "sample_rate_hz": 8000, "partitions": 4, **options}
-        made.append(request.param(topic, **options))
-        return made[-1]
-
-    yield producer
-    for each in made:
-        each.close()
-
-
-Stored = list[tuple[int, bytes, bool]]
-
-
-def stored(client: redis.Redis, stream: str, partitions: int = 4) -> Stored:
-    entries = client.xrange(log_key("audio", partition_of(stream, partitions)))
-    return [(int(f[b"seq"]), f[b"data"], b"end" in f) for _, f in entries if f[b"stream"] == stream.encode()]
-
-
-def effective(entries: Stored) -> list[bytes]:
-    """What a worker takes of them: it drops what it has seen, and must see no gap."""
-    taken: Stored = []
-    for entry in entries:
-        if not taken or entry[0] > taken[-1][0]:
-            assert not taken or entry[0] == taken[-1][0] + 1, "a gap"
-            taken.append(entry)
-    return [data for _, data, _ in taken]
+    with making(request.param, url) as make:
+        yield make
 
 
 def test_what_is_not_given_is_as_the_settings_say(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +92,7 @@ def test_a_lost_reply_is_sent_again_under_its_number(make: Make, proxy: Proxy, r
     producer.push("s", Y)
     assert proxy.lost.is_set()
     assert producer.resent == 1
+    assert producer.counts == {"pushed": 2, "resent": 1}
     producer.push("s", X)
     found = stored(redis_client, "s")
     assert len(found) == 4
@@ -225,6 +172,7 @@ def test_refuse_when_full(make: Make, redis_client: redis.Redis) -> None:
     with pytest.raises(BacklogFull, match="2 unread chunks"):
         producer.push("s", X)
     assert len(stored(redis_client, "s", 1)) == 2
+    assert producer.counts == {"pushed": 2, "refused": 1}
     redis_client.delete(log_key("audio", 0))
     assert producer.push("s", X) == seqs[-1] + 1
     with pytest.raises(ConfigError, match="3 chunks to partition 0 never fits max_backlog 2"):
@@ -279,6 +227,7 @@ def test_a_topic_that_is_another_or_not_there(make: Make) -> None:
     [
         {"sample_rate_hz": 2e6}, {"sample_rate_hz": 0}, {"sample_rate_hz": float("nan")}, {"channels": 0},
         {"channels": 70_000}, {"sample_type": "int8"}, {"partitions": 0}, {"when_full": "drop"}, {"max_backlog": -1},
+        {"replicas": -1}, {"max_streams": 0}, {"when_full": "drop_oldest", "max_waiting": 1},
     ],
 )  # fmt: skip
 def test_what_no_topic_can_be_is_refused_and_not_written(
