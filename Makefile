@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 INPUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck train evaluate export bench soak chaos redis worker clean
+.PHONY: help setup demo test lint typecheck train evaluate export bench soak chaos takeover churn flood fuzz redis worker clean
 
 help: ## show this list
 	@echo "make TARGET, one of:"
@@ -52,6 +52,20 @@ soak: $(VENV)/.everything ## 200 streams at real-time pace for five minutes
 chaos: $(VENV)/.everything ## kill everything for twelve minutes, compare every byte (MINUTES=1 for a short one, SEED=n)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(WORKERS),--workers $(WORKERS)) $(if $(STREAMS),--streams $(STREAMS))
+
+takeover: $(VENV)/.everything ## how long a partition stands still when its owner dies, 100 and 100,000 streams (five minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.takeover --json runs/takeover.json
+
+churn: $(VENV)/.everything ## a million chunks of 50,000 streams that come and go: memory plotted to runs/, no key left
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.churn
+
+flood: $(VENV)/.everything ## 100,000 malformed entries among good streams
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.flood
+
+fuzz: $(VENV)/.everything ## entries found by coverage, for a minute (SECONDS_LONG=n); what breaks is kept in runs/fuzz
+	@mkdir -p runs/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.guided -max_total_time=$(or $(SECONDS_LONG),60) -max_len=2000 \
+	    -artifact_prefix=runs/fuzz/ runs/fuzz
 
 redis: setup ## a server of your own in the foreground, data in .statebelt/redis
 	@$(BIN)/statebelt redis
