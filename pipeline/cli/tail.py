@@ -49,9 +49,8 @@ def tail(
         raise ConfigError("--until-end waits for the end of one stream: name it with --stream")
     given = load_settings(topic=topic, group=group, url=url)
     start: Literal["beginning", "now"] = "beginning" if from_beginning else "now"
-    deadline_s = None if seconds is None else time.monotonic() + seconds
     with Consumer(given.topic, given.group, url=reach(given), start=start, stream=stream) as consumer:
-        consumer.open()
+        deadline_s = None if seconds is None else time.monotonic() + seconds
         while deadline_s is None or time.monotonic() < deadline_s:
             for result in _read(consumer, 0.5 if deadline_s is None else min(0.5, deadline_s - time.monotonic())):
                 if as_json:

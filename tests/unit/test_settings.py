@@ -109,7 +109,13 @@ def test_frozen_and_the_policy() -> None:
 
 def test_every_field_can_be_set_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, field in Settings.model_fields.items():
-        value = {"url": "redis://x", "on_gap": "continue", "durability": "durable", "publish": "chunks", "log_level": "error"}.get(name)
+        value = {
+            "url": "redis://x",
+            "on_gap": "continue",
+            "durability": "durable",
+            "publish": "chunks",
+            "log_level": "error",
+        }.get(name)
         value = value or {"log_format": "json", "topic": "t", "group": "g", "bundle": "b"}.get(name) or "17"
         assert str(field.default) != value
         monkeypatch.setenv(f"STATEBELT_{name.upper()}", value)

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from pipeline.broker.admin import drop_group
 from pipeline.broker.connection import check_server, connect
 from pipeline.broker.embedded import EmbeddedServer
-from pipeline.broker.keys import Keys, meta_key
+from pipeline.broker.keys import Keys, meta_key, stand_key
 from pipeline.cli.reach import reach
 from pipeline.errors import StatebeltError
 from pipeline.settings import load_settings
@@ -180,5 +180,7 @@ def _sweep(url: str, topic: str, group: str, partitions: int) -> None:
         drop_group(client, topic, group, partitions)
         for partition in range(partitions):
             keys = Keys(topic, group, partition)
-            client.unlink(keys.log, keys.epoch)
+            client.unlink(
+                keys.log, keys.epoch, *client.scan_iter(match=f"{stand_key(topic, partition, '')}*", count=1000)
+            )
         client.unlink(meta_key(topic))
