@@ -40,8 +40,11 @@ class Draft:
 
     @property
     def fields(self) -> dict[bytes, bytes]:
-        """As a reader finds them: of a name that stands twice, the last."""
-        return dict(self.pairs)
+        """As a reader tells them: a name that stands there already comes with its place."""
+        fields: dict[bytes, bytes] = {}
+        for n, (name, value) in enumerate(self.pairs, 1):
+            fields[b"%s (field %d)" % (name, n) if name in fields else name] = value
+        return fields
 
 
 def well_formed(rng: Random, stream: str, seq: int, samples: int = 4) -> Draft:
@@ -128,10 +131,11 @@ def not_finite(rng: Random, entry: Draft) -> str:
 
 
 def said_twice(rng: Random, entry: Draft) -> str:
-    """A field twice, the last time wrongly."""
-    name, reason = rng.choice([(b"seq", "bad_seq"), (b"stream", "bad_stream"), (b"data", "wrong_size")])
-    entry.pairs.append((name, b"\xff"))
-    return reason
+    """A field twice: with another value, or with the same."""
+    entry.pairs.insert(rng.randint(0, len(entry.pairs)), rng.choice([*entry.pairs, (b"seq", b"1"), (b"seq", b"2")]))
+    if len(dict(entry.pairs)) == len(entry.pairs):  # another fault had taken it away
+        entry.pairs += [(b"data", b""), (b"data", b"")]
+    return "unknown_field"
 
 
 def nothing_of_ours(rng: Random, entry: Draft) -> str:
@@ -190,7 +194,8 @@ def push(client: redis.Redis, entries: Sequence[Draft]) -> list[tuple[int, bytes
 
 def assert_put_aside(entry: Draft, letter: Mapping[bytes, bytes]) -> None:
     """The dead letter gives a right reason, and what was pushed (cut where it is endless)."""
-    assert letter[b"reason"].decode() in entry.reasons, (letter[b"reason"], entry)
+    shown = {name[:40]: value[:40] for name, value in letter.items()}
+    assert letter[b"reason"].decode() in entry.reasons, f"not for any of {sorted(entry.reasons)}: {shown}"
     assert letter[b"message"]
     sent = {name if name in KNOWN else b"entry." + name: value for name, value in entry.fields.items()}
     if b"cut" in letter:
