@@ -156,7 +156,7 @@ class Pushing:
             raise ConfigError(f"a stream stands twice in one push_many ({len(names)} items): join its samples")
         parts = [self._cutter.cut(stream, samples) for stream, samples, _ in items]
         most = self._terms.max_backlog
-        if 0 < most < sum(map(len, parts)):
+        if self._waiting is None and 0 < most < sum(map(len, parts)):
             together: Counter[int] = Counter()
             for name, part in zip(names, parts, strict=True):
                 together[partition_of(name, self.partitions)] += len(part)

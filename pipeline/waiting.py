@@ -46,6 +46,9 @@ class _Waits:
     end: bool
 
 
+_Sent = tuple[_Waits, Pushed]
+
+
 class Waiting:
     """A queue of at most `most` chunks, those on their way included.
 
@@ -67,6 +70,7 @@ class Waiting:
         self._droppable: OrderedDict[int, None] = OrderedDict()  # tickets of those that are more than an end
         self._out: list[_Waits] = []
         self._tickets = 0
+        self._at_once = _BATCH
         self.trouble: StatebeltError | None = None
 
     def __len__(self) -> int:
@@ -202,29 +206,42 @@ class Waiting:
                 self.give_back(batch)
                 yield _PAUSE_S
                 return
-        sent, chunks = _numbered(batch)
-        while chunks and not (stopping() and self.trouble):
+        left = _numbered(batch)
+        while left and not (stopping() and self.trouble):
+            now, left = left[: self._at_once], left[self._at_once :]
             try:
-                yield Append(terms, chunks)
+                yield Append(terms, [chunk for _, chunk in now])
+                again: list[_Sent] = []
+                self.trouble, self._at_once = None, min(_BATCH, 2 * self._at_once)
             except (AppendFull, AppendFenced, AppendFailed) as error:
-                again = set(error.refused) | set(error.unknown if isinstance(error, AppendFailed) else ())
-                left = list(dict.fromkeys(sent[i] for i in sorted(again)))
-                self.done(waits for waits in self._out[:] if waits not in left)
+                failed = sorted({*error.refused, *(error.unknown if isinstance(error, AppendFailed) else ())})
+                again = [now[i] for i in failed]
+                self._settle(now, [*again, *left])
                 if isinstance(error, AppendFenced):
-                    self._fence(left)
-                    return
+                    left = self._fence(again, left)
+                    continue
                 self.trouble = error
                 if isinstance(error, AppendFull):
-                    full.update(partition_of(waits.life.stream, terms.partitions) for waits in left)
-                    self.give_back(left)
+                    # The chunks of a partition are taken together or not at all: fewer may fit. One does not: full.
+                    if self._at_once == 1:
+                        full.update(partition_of(waits.life.stream, terms.partitions) for waits, _ in again)
+                    self._at_once = max(1, self._at_once // 2)
+                    self.give_back(dict.fromkeys(waits for waits, _ in [*again, *left]))
                     return
                 self._counts["resent"] += len(again)
-                sent, chunks = [sent[i] for i in sorted(again)], [chunks[i] for i in sorted(again)]
+                left = [*again, *left]
                 yield _PAUSE_S
             else:
-                self.trouble = None
-                self.done(self._out[:])
-                return
+                self._settle(now, left)
+
+    def _settle(self, sent: Sequence[_Sent], left: Sequence[_Sent]) -> None:
+        """What was sent is stored, but for what is left."""
+        unsent = {waits for waits, _ in left}
+        kept = {chunk for _, chunk in left}
+        for waits, chunk in sent:
+            if chunk not in kept and chunk.seq == waits.life.opening:
+                waits.life.headless = False
+        self.done(dict.fromkeys(waits for waits, _ in sent if waits not in unsent))
 
     def _begun(self, batch: Sequence[_Waits], begun: Mapping[str, Begun]) -> None:
         with self._lock:
@@ -233,38 +250,38 @@ class Waiting:
                 life.opening = None if goes_on else seq
                 life.base = seq if goes_on else seq + 1
 
-    def _fence(self, refused: Sequence[_Waits]) -> None:
+    def _fence(self, refused: Sequence[_Sent], left: Sequence[_Sent]) -> list[_Sent]:
+        """Another producer has these streams: drop what waits of them. Returns what is left of others."""
         with self._lock:
-            lives = {waits.life for waits in refused}
+            lives = {waits.life for waits, _ in refused}
             for life in lives:
                 life.fenced = True
-            lost = [waits for waits in self._queue.values() if waits.life in lives]
-            for waits in lost:
+            waiting = [waits for waits in self._queue.values() if waits.life in lives]
+            for waits in waiting:
                 del self._queue[waits.ticket]
                 self._droppable.pop(waits.ticket, None)
-            self._counts["fenced"] += len(refused) + len(lost)
-            self._sent(refused)
+            sending = [waits for waits in self._out if waits.life in lives]
+            self._counts["fenced"] += len(sending) + len(waiting)
+            self._sent(sending)
+            return [(waits, chunk) for waits, chunk in left if waits.life not in lives]
 
     def _sent(self, batch: Iterable[_Waits]) -> None:
         gone = set(batch)
         self._out = [waits for waits in self._out if waits not in gone]
 
 
-def _numbered(batch: Sequence[_Waits]) -> tuple[list[_Waits], list[Pushed]]:
+def _numbered(batch: Sequence[_Waits]) -> list[_Sent]:
     """Chunks as they are sent, and what each stands for: a life's opening goes with the first chunk left of it."""
-    sent: list[_Waits] = []
-    chunks: list[Pushed] = []
+    found: list[_Sent] = []
     opened: set[_Life] = set()
     for waits in batch:
         life = waits.life
         assert life.base is not None
         if life.headless and life.opening is not None and life not in opened:
             opened.add(life)
-            sent.append(waits)
-            chunks.append(Pushed(life.stream, life.opening, b"", False, life.claim))
-        sent.append(waits)
-        chunks.append(Pushed(life.stream, life.base + waits.index, waits.data, waits.end, life.claim))
-    return sent, chunks
+            found.append((waits, Pushed(life.stream, life.opening, b"", False, life.claim)))
+        found.append((waits, Pushed(life.stream, life.base + waits.index, waits.data, waits.end, life.claim)))
+    return found
 
 
 def still_waiting(waiting: Waiting, timeout_s: float) -> StatebeltError:

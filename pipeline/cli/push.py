@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.console import emit, err, examples, out, say_error
+from pipeline.cli.console import emit, err, examples, out, say_error, say_warning
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,6 +32,8 @@ EXAMPLES = examples(
 _DEFAULT_RATE_HZ = 8000.0
 _FILES_AT_ONCE = 64
 """Recordings held in memory when they go out as fast as possible."""
+_TIMEOUT_S = 10.0
+"""For which a push is tried, and what waits at the end is sent."""
 
 
 class Pace(StrEnum):
@@ -39,6 +41,14 @@ class Pace(StrEnum):
 
     REALTIME = "realtime"
     FAST = "fast"
+
+
+class WhenFull(StrEnum):
+    """What to do when a partition has as many unread chunks as it may."""
+
+    BLOCK = "block"
+    REFUSE = "refuse"
+    DROP_OLDEST = "drop_oldest"
 
 
 class SampleType(StrEnum):
@@ -68,6 +78,13 @@ def push(
     sample_type: Annotated[
         SampleType | None, typer.Option(help="Sample type of a topic that is created.", show_default="int16")
     ] = None,
+    when_full: Annotated[
+        WhenFull,
+        typer.Option(
+            help="Where workers lag by max_backlog chunks. block: wait up to 10 s. refuse: stop at once. drop_oldest: "
+            "never wait, drop what has waited here longest; workers report the gap."
+        ),
+    ] = WhenFull.BLOCK,
     url: options.Url = None,
     as_json: options.Json = False,
 ) -> None:
@@ -82,7 +99,7 @@ def push(
     if not stdin and any(str(path) == "-" for path in files):
         raise ConfigError("- (standard input) stands alone; push files with another command")
     given = load_settings(topic=topic, url=url)
-    with _open(given, rate, channels, sample_type.value if sample_type else None) as producer:
+    with _open(given, rate, channels, sample_type.value if sample_type else None, when_full) as producer:
         if stdin:
             _push_stdin(producer, stream or "stdin", pace, chunk_ms, end, as_json)
         else:
@@ -90,7 +107,11 @@ def push(
 
 
 def _open(
-    given: Settings, rate: float | None, channels: int | None, sample_type: Literal["int16", "float32"] | None
+    given: Settings,
+    rate: float | None,
+    channels: int | None,
+    sample_type: Literal["int16", "float32"] | None,
+    when_full: WhenFull,
 ) -> Producer:
     """A producer for the topic as it is, or as the flags and defaults say when it has yet to be created."""
     from pipeline.broker.connection import connect
@@ -113,6 +134,8 @@ def _open(
         sample_type=sample_type or "int16",
         partitions=None if found else given.partitions,
         max_backlog=given.max_backlog,
+        when_full=when_full.value,
+        timeout_s=_TIMEOUT_S,
     )
 
 
@@ -148,6 +171,7 @@ def _push_files(
             seconds += sum(len(recording.samples) for recording in group) / rate_hz
             for recording in group if as_json else ():
                 _report(producer, recording.stream, len(recording.samples), step, last[recording.stream], recording)
+    _close(producer, as_json)
     if not as_json:
         out.print(
             f"pushed {pushed} recording{'s' * (pushed != 1)}, {seconds:.1f} s of signal, to topic "
@@ -192,6 +216,7 @@ def _push_stdin(producer: Producer, stream: str, pace: Pace, chunk_ms: float, en
     finally:  # also when it was interrupted: what was said so far is decided
         if end:
             last = producer.end(stream)
+    _close(producer, as_json)
     if as_json:
         _report(producer, stream, samples, step, last, None)
     else:
@@ -201,13 +226,26 @@ def _push_stdin(producer: Producer, stream: str, pace: Pace, chunk_ms: float, en
         )
 
 
+def _close(producer: Producer, as_json: bool) -> None:
+    """Send what still waits, and tell what was dropped instead: nothing is said of it anywhere else here."""
+    producer.close()
+    chunks, ends = producer.counts["dropped"], producer.counts["dropped_ends"]
+    if not chunks and not ends:
+        return
+    if as_json:
+        emit({"topic": producer.topic, "pushed": producer.counts["pushed"], "dropped": chunks, "dropped_ends": ends})
+    else:
+        untold = f"; {ends} streams have no end" if ends else ""
+        say_warning(f"dropped {chunks} of {chunks + producer.counts['pushed']} chunks: workers lag behind{untold}")
+
+
 def _report(producer: Producer, stream: str, samples: int, step: int, last: int, recording: Recording | None) -> None:
     record: dict[str, object] = {
         "topic": producer.topic,
         "stream": stream,
         "seconds": samples / producer.spec.sample_rate_hz,
         "chunks": max(1, -(-samples // step)),
-        "last_seq": last,
+        "last_seq": last if last >= 0 else None,  # of what still waits, nobody knows it yet
     }
     emit(({"file": str(recording.path)} if recording else {}) | record)
 

@@ -182,6 +182,49 @@ def test_what_is_on_its_way_is_not_dropped_and_what_came_back_is() -> None:
     assert [data for _, data, _ in log.of("s")] == [b"", b"1", b"4", b"5", b"6"]
 
 
+def test_what_does_not_fit_at_once_goes_in_parts() -> None:
+    """The log takes the chunks of a call together or not at all: a call that is larger than the room never fits."""
+    queue, log = Queue(100), Log()
+    for i in range(48):
+        queue.push("s", bytes([i]))
+    sizes = []
+    steps = queue.drain(TERMS, "me/0", lambda: False)
+    step = steps.send(log.answer(next(steps)))
+    room = 5
+    while isinstance(step, Append):
+        sizes.append(len(step._chunks))
+        fits = sizes[-1] <= room
+        room -= sizes[-1] * fits
+        try:
+            step = steps.send(log.answer(step)) if fits else steps.throw(full_of(step))
+        except StopIteration:
+            break
+    assert room == 0
+    assert [data for _, data, _ in log.of("s")] == [bytes([i]) for i in range(5)]
+    assert step == pytest.approx(0.02)
+
+
+def full_of(append: Append) -> AppendFull:
+    size = len(append._chunks)
+    return AppendFull("full", [None] * size, list(range(size)))
+
+
+def test_an_opening_and_its_chunk_fit_one_after_the_other() -> None:
+    queue, log = Queue(2), Log()
+    queue.push("s", b"0", b"1", b"2")
+    steps = queue.drain(TERMS, "me/0", lambda: False)
+    step = steps.send(log.answer(next(steps)))
+    for _ in range(50):  # there is room for one chunk at a time, and it is read at once
+        try:
+            if isinstance(step, Append) and len(step._chunks) > 1:
+                step = steps.throw(full_of(step))
+            else:
+                step = steps.send(log.answer(step))
+        except StopIteration:
+            break
+    assert [chunk.data for chunk in log.chunks] == [b"", b"1", b"2"]
+
+
 def test_a_full_partition_does_not_hold_up_the_others() -> None:
     queue, log = Queue(20), Log()
     here, there = "a", "b"
@@ -194,6 +237,9 @@ def test_a_full_partition_does_not_hold_up_the_others() -> None:
     refused = [i for i, chunk in enumerate(append._chunks) if chunk.stream == here]
     log.store([chunk for chunk in append._chunks if chunk.stream == there])
     following = steps.throw(AppendFull("full", [None] * 10, refused))
+    while isinstance(following, Append):
+        assert {chunk.stream for chunk in following._chunks} == {here}
+        following = steps.throw(full_of(following))
     assert following == pytest.approx(0.02)  # nothing is left but for the full one: try it again later
     assert [data for _, data, _ in log.of(there)] == [bytes([i]) for i in range(5)]
     steps.close()
