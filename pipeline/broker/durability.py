@@ -19,7 +19,7 @@ from typing import Literal
 import redis
 
 from pipeline.broker.connection import translate
-from pipeline.errors import ConfigError
+from pipeline.errors import BrokerUnavailable, ConfigError
 
 Level = Literal["fast", "durable", "replicated"]
 
@@ -37,15 +37,20 @@ def durability(client: redis.Redis) -> Durability:
     """Ask the server.
 
     Raises:
-        BrokerUnavailable: no answer; call again.
+        BrokerUnavailable: no answer, or the server is still loading; call again.
     """
     with translate():
-        aof = bool(client.info("persistence").get("aof_enabled"))
+        persistence = client.info("persistence")
+        if persistence.get("loading"):  # it then says that it has no AOF, whatever it is set up for (chaos found it so)
+            raise BrokerUnavailable("the server is still loading its data: wait")
         replicas = int(client.info("replication").get("connected_slaves", 0))
+        aof, fsync = bool(persistence.get("aof_enabled")), None
         try:
-            fsync = client.config_get("appendfsync").get("appendfsync")
+            told = client.config_get("append*")
         except redis.ResponseError:  # a worker's user need not have this permission
-            fsync = None
+            pass
+        else:
+            aof, fsync = told.get("appendonly") == "yes", told.get("appendfsync")
     return Durability(aof, fsync, replicas)
 
 
