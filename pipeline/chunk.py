@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
 import numpy as np
 
 from pipeline.batcher import Output
-from pipeline.broker.keys import check_stream, partition_of
+from pipeline.broker.keys import MAX_NAME_BYTES, check_stream, partition_of
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
@@ -18,6 +19,7 @@ MAX_CHUNK_BYTES = 1 << 20
 
 MAX_SEQ = 2**62
 _KNOWN = {b"stream", b"seq", b"data", b"end"}
+_TOLD = 5  # names in a message
 
 
 @dataclass(slots=True)
@@ -63,13 +65,26 @@ def parse(
 ) -> Chunk:
     """An entry of an input log to a Chunk.
 
+    | field    | bound                                                  | else, the reason                       |
+    |----------|--------------------------------------------------------|----------------------------------------|
+    | `stream` | 1 to 200 bytes of UTF-8, printable, no braces          | `bad_stream`, `wrong_partition`        |
+    | `seq`    | digits, at most 19; 0 to 2**62                         | `bad_seq`                              |
+    | `data`   | at most `max_chunk_bytes`, whole samples, finite       | `oversize`, `wrong_size`, `not_finite` |
+    | `end`    | absent, `0` or `1`                                     | `bad_end`                              |
+    | others   | none, and none twice; three or four fields in all      | `unknown_field`, `missing_field`       |
+    | the id   | its time below 2**62 ms                                | `bad_id`                               |
+
     Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
     `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `oversize`, `wrong_size`, `not_finite`.
     """
     unknown = fields.keys() - _KNOWN
-    if unknown:
-        names = ", ".join(sorted(name.decode(errors="replace")[:40] for name in unknown)[:5])
-        raise ChunkRejected("unknown_field", f"fields {names}; a chunk has stream, seq, data and, at its end, end")
+    if unknown:  # also a name that stood twice: the reader keeps both, the second under another name
+        names = ", ".join(name[:40].decode(errors="replace") for name in nsmallest(_TOLD, unknown))
+        more = f" and {len(unknown) - _TOLD} more" if len(unknown) > _TOLD else ""
+        raise ChunkRejected(
+            "unknown_field",
+            f"fields {names}{more}; a chunk has stream, seq, data and, at its end, end, each once: push these alone",
+        )
     missing = {b"stream", b"seq", b"data"} - fields.keys()
     if missing:
         raise ChunkRejected(
@@ -101,6 +116,8 @@ def parse(
 
 
 def _stream(raw: bytes) -> str:
+    if len(raw) > MAX_NAME_BYTES:  # before anything that takes as long as it is
+        raise ChunkRejected("bad_stream", f"stream {raw[:40]!r}... has {len(raw)} bytes; at most {MAX_NAME_BYTES}")
     try:
         stream = raw.decode()
     except UnicodeDecodeError:

@@ -37,11 +37,29 @@ def _command(positions: Mapping[str, bytes], count: int, block_ms: int) -> list[
 
 def _entries(reply: Any) -> dict[str, list[Entry]]:
     return {
-        key.decode(): [
-            (id_, dict(zip(flat[::2], flat[1::2], strict=True))) for id_, flat in entries if flat is not None
-        ]
+        key.decode(): [(id_, _fields(flat)) for id_, flat in entries if flat is not None]
         for key, entries in (reply or {}).items()
     }
+
+
+def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return fields if 2 * len(fields) == len(flat) else _told_apart(flat)
+
+
+def _told_apart(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Fields of an entry that holds a name twice: each but the first under a name that says where it stood.
+
+    Of two `seq` a dictionary would keep one, and which one is not ours to choose. So both are kept, and the second has
+    a name that nobody knows: whoever reads the entry rejects it, and its dead letter shows what was pushed.
+
+    >>> _told_apart([b"seq", b"1", b"seq", b"2"])
+    {b'seq': b'1', b'seq (field 2)': b'2'}
+    """
+    fields: dict[bytes, bytes] = {}
+    for n, (name, value) in enumerate(zip(flat[::2], flat[1::2], strict=True), start=1):
+        fields[b"%s (field %d)" % (name, n) if name in fields else name] = value
+    return fields
 
 
 def _check(client: redis.Redis | redis.asyncio.Redis, block_ms: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.admission import Policy
 from pipeline.broker.keys import partition_of
+from pipeline.broker.reader import _entries
 from pipeline.chunk import parse
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
@@ -91,6 +94,28 @@ def test_any_entry_is_a_chunk_or_rejected(fields: dict[bytes, bytes]) -> None:
     except ChunkRejected:
         return
     assert chunk.samples.tobytes() == fields[b"data"]
+
+
+def test_an_entry_of_a_hundred_thousand_fields_costs_little() -> None:
+    fields = {b"%d" % n + b"x" * 100: b"" for n in range(100_000)}
+    began_s = time.process_time()
+    with pytest.raises(ChunkRejected, match="and 99995 more") as rejected:
+        parse(b"1-0", {**GOOD, **fields}, AUDIO, partition=0, partitions=1)
+    assert time.process_time() - began_s < 1
+    assert len(str(rejected.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["stream", "seq", "data", "end"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_field_that_stands_twice(name: str, first: bool) -> None:
+    """As read off the wire: neither of the two is chosen, both are kept for whoever looks."""
+    flat = [part for pair in {**GOOD, b"end": b"1"}.items() for part in pair]
+    twice = [name.encode(), b"other"]
+    ((_, fields),) = _entries({b"log": [(b"1-0", twice + flat if first else flat + twice)]})["log"]
+    assert len(fields) == 5
+    with pytest.raises(ChunkRejected, match=rf"fields {name} \(field \d\)") as rejected:
+        parse(b"1-0", fields, AUDIO, partition=0, partitions=1)
+    assert rejected.value.reason == "unknown_field"
 
 
 def test_a_hostile_entry_makes_no_long_log_line() -> None:
