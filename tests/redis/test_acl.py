@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,8 @@ def test_each_does_its_work(root: redis.Redis, login: Login, suffix: str) -> Non
         root.xadd(log_key(TOPIC, 0), {"no": "chunk"})  # a dead letter
         producer.push("last", np.empty((0, 6), np.float32), end=True)
         found = collect(consumer, [*signals, "last"])
+        assert producer.resume("last").ended
+        assert producer.resume("never pushed").next_seq is None
     assert_exact(bundle, signals, found)
     with Consumer(TOPIC, GROUP, url=login("reader" + suffix)) as now:
         now.open()
@@ -133,6 +137,11 @@ def test_the_admin_administers(root: redis.Redis, login: Login) -> None:
         letters = [(id_, {b"reason": b"x", b"stream": b"s", b"seq": b"0", b"data": b""}) for id_ in ids[:2]]
         commit(root, granted.lease, Commit(b"0-0", ids[1], 2, letters[:1], letters, [("s", b"row", 60_000)]))
         assert [topic.name for topic in admin.topics(client)] == [TOPIC]
+        shown = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "topics", "--json", "--url", login("admin")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert json.loads(shown.stdout)["partitions"][0]["groups"][0]["dead"] == 2, shown.stderr
         (group,) = admin.status(client, TOPIC).partitions[0].groups
         assert (group.owner, group.streams, group.results, group.dead, group.lag) == ("a", 1, 1, 2, 1)
         (page,) = dead.briefs(client, TOPIC, GROUP, [0])
