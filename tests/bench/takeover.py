@@ -89,7 +89,9 @@ class Hand:
     def wake(self) -> None:
         """A frozen one comes back, and finds that it has lost the partition."""
         self.worker.send(signal.SIGCONT)
-        self.worker.wait_for("partition_dropped")
+        # It is told by a commit or a renewal (dropped), or sees in the register that it holds too much (gave back).
+        lost = {"partition_dropped", "gave_back"}
+        until(lambda: any(line["event"] in lost for line in self.worker.events()), "the frozen one to have noticed")
 
     def close(self) -> None:
         self.worker.__exit__()
