@@ -149,6 +149,7 @@ def test_a_flood(url: str, tmp_path: Path) -> None:
     assert sum(report.reasons.values()) == 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="no atheris for this Python")
 def test_guided_by_coverage(tmp_path: Path) -> None:
     """Some runs, to see that it works; `make fuzz` runs on."""
