@@ -258,7 +258,7 @@ local function stand_of(key)
 end
 
 local function stand_text(stand)
-  return table.concat({ digits(stand.next_seq), digits(stand.bytes), stand.status, stand.claim }, ' ')
+  return string.format('%.0f %.0f %s %s', stand.next_seq, stand.bytes, stand.status, stand.claim)
 end
 
 -- A claim is '<producer>/<number>'.
@@ -316,9 +316,12 @@ local function append(keys, args)
   for i = 1, count do
     if not reply[i + 1] then
       local at = 5 * i
-      local chunk = { 'stream', args[at], 'seq', args[at + 1], 'data', args[at + 2] }
-      if args[at + 3] ~= '' then chunk[7], chunk[8] = 'end', args[at + 3] end
-      reply[i + 1] = redis.call('XADD', log, '*', unpack(chunk))
+      local stream, seq, data, ends = args[at], args[at + 1], args[at + 2], args[at + 3]
+      if ends == '' then
+        reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', data)
+      else
+        reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', data, 'end', ends)
+      end
     end
   end
   return reply

@@ -20,6 +20,9 @@ from tests.harness import assert_exact, collect, lively, until, worker
 
 from .producers import KINDS, Make, X, Y, effective, making, stored
 from .proxy import Proxy
+from .test_cluster import cluster
+
+__all__ = ["cluster"]  # a fixture
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
@@ -203,3 +206,15 @@ def test_any_number_of_restarts_yield_what_the_whole_signal_yields(make: Make, u
 def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(tmp_path / "own", fsync="no") as server:
         yield server
+
+
+@pytest.mark.usefixtures("cluster")
+def test_in_cluster_mode_every_call_stays_within_one_slot(request: pytest.FixtureRequest) -> None:
+    names = [f"s-{i}" for i in range(20)]
+    url = f"unix://{request.getfixturevalue('cluster').connection_pool.connection_kwargs['path']}"
+    with making(KINDS["blocking"], url) as make:
+        make().push_many([(name, X, False) for name in names])
+        producer = make()
+        assert {producer.resume(name).samples for name in names} == {100}
+        producer.push_many([(name, Y, True) for name in names])
+        assert all(producer.resume(name).ended for name in names)
