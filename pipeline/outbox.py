@@ -24,7 +24,7 @@ Item = tuple[str, Array, bool]
 """A stream, its samples, and whether it ends with them."""
 
 MAX_STREAMS = 100_000
-"""Streams that a producer remembers, by default: some 40 MB."""
+"""Streams that a producer remembers, by default: some 32 MB."""
 
 
 class Cutter:
