@@ -57,8 +57,8 @@ def _settle(reply: Any) -> Any:
     return translated(reply) if isinstance(reply, Exception) else reply
 
 
-def load(client: redis.Redis) -> None:
-    """Load the library unless this version of it is there.
+def load(client: redis.Redis) -> bool:
+    """Load the library unless this version of it is there. Returns whether it was not.
 
     Raises:
         BrokerUnavailable: no answer.
@@ -69,13 +69,15 @@ def load(client: redis.Redis) -> None:
             client.function_load(source())
         except redis.ResponseError as error:
             _check_loaded(error)
+            return False
+    return True
 
 
 def _check_loaded(error: redis.ResponseError) -> None:
     if isinstance(error, redis.exceptions.NoPermissionError):
         raise ConfigError(
             f"the functions {library()} are not loaded, and this user may not load them ({error}). "
-            f"Load them once as a user with +function|load."
+            f"Let one who may (+function|load) run `statebelt load-functions` once."
         ) from error
     if "already exists" not in str(error):  # another worker was quicker: fine
         raise error

@@ -7,6 +7,7 @@
 | `sb:{topic/3}:in`              | the log of chunks; its consumer group's last-delivered-id is the offset |
 | `sb:{topic/3}:<group>:out`     | the log of results, each under the id of its chunk                |
 | `sb:{topic/3}:<group>:dead`    | the log of dead letters, each under the id of its chunk           |
+| `sb:{topic/3}:<group>:marks`   | string `<ms> <offset> ...`: where the group stood at past trims, to age its results by |
 | `sb:{topic/3}:<group>:lease`   | string `<epoch> <owner>` with a TTL: who may commit               |
 | `sb:{topic/3}:<group>:epoch`   | integer that grows with every grant                               |
 | `sb:{topic/3}:<group>:row:<stream>` | bytes: a stream's whole carried state                        |
@@ -52,16 +53,18 @@ def check_name(kind: str, name: str) -> str:
     """Return a topic or group name that is fit for a key.
 
     Raises:
-        ConfigError: empty, longer than `MAX_NAME_BYTES`, or with a brace, a colon or a unprintable character.
+        ConfigError: empty, longer than `MAX_NAME_BYTES`, or with a brace, a colon or an unprintable character; a topic
+            also with a slash, which divides it from its partitions: rights to `calls` shall not be rights to `calls/3`.
 
     >>> check_name("topic", "calls")
     'calls'
     """
-    fault = _fault(name, "{}:")
+    slash = "/" * (kind == "topic")
+    fault = _fault(name, "{}:" + slash)
     if fault:
         raise ConfigError(
             f"{kind} name {str(name)[:80]!r} {fault}; expected 1 to {MAX_NAME_BYTES} bytes of text without braces, "
-            f"colons and unprintable characters (they delimit Redis keys). Choose another name."
+            f"colons{slash and ', slashes'} and unprintable characters (they delimit Redis keys). Choose another name."
         )
     return name
 
@@ -71,7 +74,7 @@ def check_stream(stream: str) -> str:
     """Return a stream name that is fit for a key. Colons and any script are allowed.
 
     Raises:
-        ChunkRejected: reason `bad_stream`: empty, longer than `MAX_NAME_BYTES`, a brace or a unprintable character.
+        ChunkRejected: reason `bad_stream`: empty, longer than `MAX_NAME_BYTES`, a brace or an unprintable character.
     """
     fault = _fault(stream, "{}")
     if fault:

@@ -310,9 +310,6 @@ local function append(keys, args)
     local backlog = backlog_of(log)
     if backlog + new > bound then return { 'FULL', backlog } end
   end
-  for key, stand in pairs(stands) do
-    redis.call('SET', key, stand_text(stand), 'PX', stand.status == 'ended' and tombstone_ms or idle_ms)
-  end
   for i = 1, count do
     if not reply[i + 1] then
       local at = 5 * i
@@ -323,6 +320,10 @@ local function append(keys, args)
         reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', data, 'end', ends)
       end
     end
+  end
+  -- After the chunks: should one of them be refused (a right that is missing), a stand must not count it as stored.
+  for key, stand in pairs(stands) do
+    redis.call('SET', key, stand_text(stand), 'PX', stand.status == 'ended' and tombstone_ms or idle_ms)
   end
   return reply
 end

@@ -16,11 +16,12 @@ Item = tuple[str, Array, bool]
 
 @dataclass(frozen=True)
 class Recording:
-    """Samples `[N, channels]` that go out as one stream."""
+    """Samples `[N, channels]` that go out as one stream; `skipped` samples before them are stored already."""
 
     stream: str
     path: Path
     samples: Array
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

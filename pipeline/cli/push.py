@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     ("statebelt push talk.wav --pace realtime", "as if it were spoken now"),
     ("statebelt push calls/", "every recording below calls/, each a stream, as fast as they are taken"),
+    ("statebelt push calls/ --resume", "the same command was killed: only what is missing"),
     ("arecord -f S16_LE -r 8000 -t raw | statebelt push - --stream mic", "a microphone"),
 )
 
@@ -78,6 +80,12 @@ def push(
     sample_type: Annotated[
         SampleType | None, typer.Option(help="Sample type of a topic that is created.", show_default="int16")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on where each stream stands: what is stored of its recording is not pushed again."
+        ),
+    ] = False,
     when_full: Annotated[
         WhenFull,
         typer.Option(
@@ -101,9 +109,11 @@ def push(
     given = load_settings(topic=topic, url=url)
     with _open(given, rate, channels, sample_type.value if sample_type else None, when_full) as producer:
         if stdin:
+            if resume:
+                producer.resume(stream or "stdin")  # a pipe goes on where it is: only the numbers have to
             _push_stdin(producer, stream or "stdin", pace, chunk_ms, end, as_json)
         else:
-            _push_files(producer, files, stream, pace, chunk_ms, end, as_json)
+            _push_files(producer, files, stream, pace, chunk_ms, end, resume, as_json)
 
 
 def _open(
@@ -140,7 +150,14 @@ def _open(
 
 
 def _push_files(
-    producer: Producer, files: list[Path], stream: str | None, pace: Pace, chunk_ms: float, end: bool, as_json: bool
+    producer: Producer,
+    files: list[Path],
+    stream: str | None,
+    pace: Pace,
+    chunk_ms: float,
+    end: bool,
+    resume: bool,
+    as_json: bool,
 ) -> None:
     from pipeline import audio
     from pipeline.cli.playback import chunk_samples, paced, rounds, stream_names
@@ -160,6 +177,8 @@ def _push_files(
         for cut in range(0, len(paths), at_once):
             group = _read(paths[cut : cut + at_once], names[cut : cut + at_once], producer.spec)
             unreadable += len(paths[cut : cut + at_once]) - len(group)
+            if resume:
+                group = _what_is_missing(producer, group, end)
             total += sum(len(recording.samples) for recording in group) / rate_hz
             bar.update(job, total=total)
             parts = rounds(group, step, end=end)
@@ -195,6 +214,24 @@ def _read(paths: list[Path], names: list[str], spec: InputSpec) -> list[Recordin
         except AudioError as error:
             say_error(str(error))
     return found
+
+
+def _what_is_missing(producer: Producer, group: list[Recording], end: bool) -> list[Recording]:
+    """Of each recording what its stream does not hold yet; those that it holds whole are left out."""
+    from pipeline.errors import ConfigError
+
+    missing = []
+    for whole in group:
+        stand, length = producer.resume(whole.stream), len(whole.samples)
+        if stand.samples > length:
+            rate_hz = producer.spec.sample_rate_hz
+            raise ConfigError(
+                f"stream {whole.stream!r} holds {stand.samples / rate_hz:.2f} s, but {whole.path} has only "
+                f"{length / rate_hz:.2f} s: it was another recording. Name another --stream, or leave out --resume"
+            )
+        if not stand.ended and (end or stand.samples < length):
+            missing.append(replace(whole, samples=whole.samples[stand.samples :], skipped=stand.samples))
+    return missing
 
 
 def _push_stdin(producer: Producer, stream: str, pace: Pace, chunk_ms: float, end: bool, as_json: bool) -> None:
@@ -247,7 +284,11 @@ def _report(producer: Producer, stream: str, samples: int, step: int, last: int,
         "chunks": max(1, -(-samples // step)),
         "last_seq": last if last >= 0 else None,  # of what still waits, nobody knows it yet
     }
-    emit(({"file": str(recording.path)} if recording else {}) | record)
+    if recording:
+        record = {"file": str(recording.path), **record}
+        if recording.skipped:
+            record["from_s"] = recording.skipped / producer.spec.sample_rate_hz
+    emit(record)
 
 
 @contextmanager

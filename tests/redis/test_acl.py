@@ -161,8 +161,28 @@ def test_the_admin_administers(root: redis.Redis, login: Login) -> None:
 def test_without_functions_a_worker_says_who_must_load_them(root: redis.Redis, login: Login) -> None:
     root.function_flush()
     for user in ("worker", "producer"):
-        with connect(login(user)) as client, pytest.raises(ConfigError, match=r"Load them once.*function\|load"):
+        with connect(login(user)) as client, pytest.raises(ConfigError, match="`statebelt load-functions` once"):
             create(client, Topic(TOPIC, 8000, "int16", 1, 1))
+    command = [sys.executable, "-m", "pipeline.cli", "load-functions", "--json", "--url", login("admin")]
+    root.function_flush()
+    for loaded in (True, False):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert json.loads(done.stdout) == {"functions": functions.library(), "loaded": loaded}, done.stderr
+    with connect(login("worker")) as client:
+        create(client, Topic(TOPIC, 8000, "int16", 1, 1))
+
+
+def test_a_chunk_that_may_not_be_stored_is_not_said_to_be(acl_server: EmbeddedServer, root: redis.Redis) -> None:
+    """Its producer may write stands, not logs: what it then asks must not count what was refused."""
+    make_producer(acl_server.url, zoo.bundle("sensor")).close()
+    root.execute_command("ACL", "SETUSER", "half", "reset", "on", ">pw", "~*", "+@all", "-xadd")
+    try:
+        with Producer(TOPIC, url=acl_server.url.replace("unix://", "unix://half:pw@")) as half:
+            with pytest.raises(ConfigError, match="refuses"):
+                half.push("s", np.zeros((10, 6), np.float32))
+            assert half.resume("s").samples == 0
+    finally:
+        root.acl_deluser("half")
 
 
 # --- and nothing else: all commands of the server, on every kind of key -----------------------------------------------

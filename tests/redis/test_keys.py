@@ -36,6 +36,13 @@ def test_bad_topics_and_groups_are_refused(bad: str) -> None:
         Keys("t", bad, 0)
 
 
+def test_a_slash_divides_a_topic_from_its_partitions() -> None:
+    """Else the topic `calls/3` would have keys that a user with rights to the topic `calls` may touch."""
+    with pytest.raises(ConfigError, match="contains '/'.*slashes"):
+        check_name("topic", "calls/3")
+    assert check_name("group", "digits/2") == "digits/2"
+
+
 @pytest.mark.parametrize("bad", ["", "a{b", "a}", "a\nb", "x" * (MAX_NAME_BYTES + 1)])
 def test_bad_streams_are_rejected(bad: str) -> None:
     with pytest.raises(ChunkRejected, match="stream name") as rejected:

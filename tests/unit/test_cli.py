@@ -22,7 +22,10 @@ from pipeline.cli.playback import Recording, paced, rounds, stream_names
 from pipeline.offline import run
 from tests import zoo
 
-COMMANDS = ("demo", "redis", "worker", "push", "tail", "topics", "inspect", "run")
+COMMANDS = (
+    *("demo", "redis", "worker", "push", "tail", "topics", "dead", "group", "load-functions", "inspect", "run"),
+    *("dead list", "dead show", "dead retry", "dead drop", "group drop"),
+)
 SPOKEN = SHIPPED.parent / "recordings" / "digits.flac"
 
 
@@ -51,13 +54,13 @@ def recording(path: Path, seconds: float, rate_hz: int = 16_000, seed: int = 0) 
 class TestHelp:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_teaches_by_example(self, command: str) -> None:
-        out, _ = statebelt(command, "--help")
+        out, _ = statebelt(*command.split(), "--help")
         assert "Examples" in out
         assert f"statebelt {command}" in out
 
     def test_no_command_shows_help(self) -> None:
         out, _ = statebelt("--help")
-        assert all(command in out for command in COMMANDS)
+        assert all(command.split()[0] in out for command in COMMANDS)
 
     def test_help_imports_nothing_heavy(self) -> None:
         heavy = "numpy scipy onnxruntime redis pydantic soundfile"

@@ -132,6 +132,46 @@ class TestPushAndTail:
         assert len(entries) == 3
         assert not any(b"end" in fields and fields[b"end"] == b"1" for _, fields in entries)
 
+    def test_resume_pushes_what_is_missing(self, url: str, tmp_path: Path) -> None:
+        """One was cut off, one was pushed whole, one not at all: the results are those of the recordings."""
+        paths = [recording(tmp_path / f"{name}.wav", 0.6, seed=i) for i, name in enumerate(("cut", "new", "whole"))]
+        bundle = zoo.bundle("audio")
+        signals = [audio.read(path, bundle.manifest.input) for path in paths]
+        with worker(url, bundle):
+            with make_producer(url, bundle) as died:
+                died.push("cut", signals[0][:3500])
+                died.push("whole", signals[2], end=True)
+            out, _ = statebelt("push", tmp_path, "--resume", "--json", "--url", url)
+            told = {line["stream"]: line for line in map(json.loads, out.splitlines())}
+            assert {name: line["seconds"] for name, line in told.items()} == {"cut": (9600 - 3500) / 16_000, "new": 0.6}
+            assert told["cut"]["from_s"] == 3500 / 16_000
+            for name, path in zip(("cut", "new", "whole"), paths, strict=True):
+                tail = ("tail", "--stream", name, "--from-beginning", "--until-end", "--json", "--url", url)
+                out, _ = statebelt(*tail)
+                assert results(out)[name] == expected(path)
+                assert not any(json.loads(line)["notes"] for line in out.splitlines())
+        out, _ = statebelt("push", tmp_path, "--resume", "--url", url)
+        assert "pushed 0 recordings, 0.0 s of signal" in out
+
+    def test_resume_of_another_recording_is_told(self, url: str, tmp_path: Path) -> None:
+        long, short = recording(tmp_path / "long.wav", 0.5), recording(tmp_path / "short.wav", 0.3)
+        push = ("push", "--stream", "s", "--rate", 16_000, "--url", url)
+        statebelt(*push, long, "--no-end")
+        _, err = statebelt(*push, short, "--resume", code=2)
+        assert "holds 0.50 s" in err
+        assert "has only 0.30 s" in err
+
+    def test_resume_of_a_pipe_goes_on_in_its_stream(self, url: str) -> None:
+        bundle = zoo.bundle("audio")
+        samples = zoo.signal(bundle.manifest.input, 9600)
+        with worker(url, bundle):
+            for half, flags in ((samples[:5000], ("--no-end",)), (samples[5000:], ("--resume",))):
+                raw = half.astype("<i2").tobytes()
+                statebelt("push", "-", "--rate", 16_000, "--url", url, *flags, stdin=raw)
+            out, _ = statebelt("tail", "--from-beginning", "--until-end", "--stream", "stdin", "--json", "--url", url)
+        assert results(out)["stdin"] == [asdict(event) for event in run(bundle, samples).events]
+        assert not any(json.loads(line)["notes"] for line in out.splitlines())
+
     def test_a_topic_is_made_once_and_then_obeyed(self, url: str, tmp_path: Path, redis_client: redis.Redis) -> None:
         path = recording(tmp_path / "x.wav", 0.3)
         statebelt("push", path, "--topic", "calls", "--url", url)
