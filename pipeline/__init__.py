@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.consumer import AsyncConsumer, Consumer, Result
     from pipeline.manifest import Manifest
     from pipeline.offline import Run, run
-    from pipeline.producer import AsyncProducer, Producer
+    from pipeline.producer import AsyncProducer, Producer, Standing
     from pipeline.settings import Settings
     from pipeline.worker import Worker
 
@@ -31,6 +31,7 @@ _WHERE = {
     "Result": "consumer",
     "Run": "offline",
     "Settings": "settings",
+    "Standing": "producer",
     "Worker": "worker",
     "load": "bundle",
     "run": "offline",
@@ -47,6 +48,7 @@ __all__ = [
     "Result",
     "Run",
     "Settings",
+    "Standing",
     "Worker",
     "load",
     "run",

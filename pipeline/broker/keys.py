@@ -7,7 +7,7 @@
 | `sb:{topic/3}:in`              | the log of chunks; its consumer group's last-delivered-id is the offset |
 | `sb:{topic/3}:<group>:out`     | the log of results, each under the id of its chunk                |
 | `sb:{topic/3}:<group>:dead`    | the log of dead letters, each under the id of its chunk           |
-| `sb:{topic/3}:<group>:marks`   | string `<ms> <offset> ...`: where the group stood at past trims, to age its results by |
+| `sb:{topic/3}:<group>:marks`   | string `<ms> <offset>...`: where the group stood at past trims     |
 | `sb:{topic/3}:<group>:lease`   | string `<epoch> <owner>` with a TTL: who may commit               |
 | `sb:{topic/3}:<group>:epoch`   | integer that grows with every grant                               |
 | `sb:{topic/3}:<group>:row:<stream>` | bytes: a stream's whole carried state                        |

@@ -38,7 +38,7 @@ def test_bad_topics_and_groups_are_refused(bad: str) -> None:
 
 def test_a_slash_divides_a_topic_from_its_partitions() -> None:
     """Else the topic `calls/3` would have keys that a user with rights to the topic `calls` may touch."""
-    with pytest.raises(ConfigError, match="contains '/'.*slashes"):
+    with pytest.raises(ConfigError, match=r"contains '/'.*slashes"):
         check_name("topic", "calls/3")
     assert check_name("group", "digits/2") == "digits/2"
 

@@ -53,14 +53,14 @@ class Recipe:
     streams: int = 16
     stream_s: float = 5.0
     fresh: float = 0.6
-    foreign: float = 0.3  # of the streams: speech without digits only
+    foreign: float = 0.4  # of the streams: speech without digits only
     stretched: float = 0.5
     # where in a word a decision is due: from this part of its length until so long after its end
     decide_from: float = 0.6
     decide_after_frames: int = 6
     fade_frames: int = 4
     # the descent
-    passes: int = 75
+    passes: int = 150
     batches: int = 32
     segment_frames: int = 50
     learning_rate: float = 4e-3
@@ -68,8 +68,8 @@ class Recipe:
     clip_norm: float = 1.0
     label_smoothing: float = 0.0
     word_weight: float = 2.0
-    average: float = 0.998
-    patience_passes: int = 40
+    average: float = 0.9995
+    patience_passes: int = 1000  # never: held-out synthetic voices follow real speakers poorly
     head: Head = Head()
 
     def to_dict(self) -> dict[str, Any]:
