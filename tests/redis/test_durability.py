@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from pipeline.broker.durability import Durability, check_durability, durability
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys, partition_of
 from pipeline.consumer import Consumer
-from pipeline.errors import ConfigError
+from pipeline.errors import BrokerUnavailable, ConfigError
 from pipeline.settings import load_settings
 from pipeline.worker import Worker
 from tests import zoo
@@ -48,6 +50,30 @@ def test_what_a_server_is_set_up_for(always: EmbeddedServer) -> None:
             check_durability(client, "replicated")
         (warning,) = check_durability(client, "fast")
         assert "restart loses everything" in warning
+
+
+def test_a_server_that_still_loads_is_waited_for(tmp_path: Path) -> None:
+    """While it reads its append-only file it says that it keeps none: no reason for a worker to give up for good."""
+    plain = {"aof-use-rdb-preamble": "no"}
+    with EmbeddedServer(tmp_path, fsync="always", settings=plain) as server, connect(server.url) as client:
+        with client.pipeline(transaction=False) as pipe:
+            for i in range(20_000):  # it answers between a thousand of them
+                pipe.set(f"key-{i}", i)
+            pipe.execute()
+    slow = EmbeddedServer(tmp_path, fsync="always", settings=plain | {"key-load-delay": "50"})  # us
+    with ThreadPoolExecutor(1) as aside, closing(slow):
+        started = aside.submit(slow.start)
+        found = []
+        while True:
+            try:
+                with connect(slow.url) as client:
+                    found.append(str(check_durability(client, "durable")))
+                break
+            except BrokerUnavailable as error:
+                found.append(str(error))
+        assert found[-1] == "[]"
+        assert any("still loading" in line for line in found)
+        started.result()
 
 
 def test_a_user_who_may_not_ask(always: EmbeddedServer) -> None:
