@@ -55,11 +55,14 @@ def test_what_a_server_is_set_up_for(always: EmbeddedServer) -> None:
 def test_a_server_that_still_loads_is_waited_for(tmp_path: Path) -> None:
     """While it reads its append-only file it says that it keeps none: no reason for a worker to give up for good."""
     plain = {"aof-use-rdb-preamble": "no"}
-    with EmbeddedServer(tmp_path, fsync="always", settings=plain) as server, connect(server.url) as client:
-        with client.pipeline(transaction=False) as pipe:
-            for i in range(20_000):  # it answers between a thousand of them
-                pipe.set(f"key-{i}", i)
-            pipe.execute()
+    with (
+        EmbeddedServer(tmp_path, fsync="always", settings=plain) as server,
+        connect(server.url) as client,
+        client.pipeline(transaction=False) as pipe,
+    ):
+        for i in range(20_000):  # it answers between a thousand of them
+            pipe.set(f"key-{i}", i)
+        pipe.execute()
     slow = EmbeddedServer(tmp_path, fsync="always", settings=plain | {"key-load-delay": "50"})  # us
     with ThreadPoolExecutor(1) as aside, closing(slow):
         started = aside.submit(slow.start)
