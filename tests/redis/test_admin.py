@@ -100,7 +100,7 @@ def test_a_dropped_group_leaves_its_epoch_only(client: redis.Redis) -> None:
     lease = grant(client, KEYS).lease
     assert trim(client, NAME, 1, ["digits"], 0, 60_000) == (3, 0)
     assert client.exists(marks_key(KEYS))
-    beside = [Keys(NAME, "digits-2", 1).row("s"), Keys(NAME + "/1", "digits", 0).row("s")]
+    beside = [Keys(NAME, "digits-2", 1).row("s"), Keys(NAME + "1", "digits", 0).row("s")]
     others = [*beside, KEYS.log[:-2] + "digits2:out"]
     client.mset(dict.fromkeys(others, "x"))
     admin.drop_group(client, NAME, "digits", 2)

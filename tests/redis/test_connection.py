@@ -145,7 +145,7 @@ def test_a_wrong_password_and_a_poor_user(client: redis.Redis, url: str, keys: K
         client.function_flush()
         with (
             connect(url.replace("unix://", "unix://poor:pw@")) as poor,
-            pytest.raises(ConfigError, match="Load them once"),
+            pytest.raises(ConfigError, match="`statebelt load-functions` once"),
         ):
             functions.load(poor)
     finally:

@@ -21,7 +21,7 @@ from training.recipes.digits import LABELS, RECIPE, Recipe  # noqa: E402
 
 TINY = Recipe(
     hidden=24, cepstra=12, auxiliary=1, streams=8, stream_s=2.0, stretched=0.1, segment_frames=50, batches=6, passes=3,
-    dropout=0.1,
+    dropout=0.1, foreign=0.3,
 )  # fmt: skip
 TOLD = Provenance(recipe="a test", commit="", data_sha256="", created="2026-01-01")
 
