@@ -28,13 +28,43 @@ _ELEMENT = {
     "float64": "tensor(double)",
     "int64": "tensor(int64)",
     "int32": "tensor(int32)",
+    "bool": "tensor(bool)",
 }
+
+
+class _Axes:
+    """A graph's order of axes, `BTF` or another, to ours `[B, T, F]` and back. What is missing has length 1."""
+
+    def __init__(self, axes: str, ours: str) -> None:
+        self.axes = axes
+        letters = axes.replace("1", "")
+        letters += "".join(letter for letter in ours if letter not in letters)
+        self._plain = axes == ours
+        self._to_graph = [ours.index(letter) for letter in letters]
+        self._to_ours = [letters.index(letter) for letter in ours]
+        self._letters = [None if axis == "1" else ours.index(axis) for axis in axes]
+
+    def to_graph(self, x: Array) -> Array:
+        if self._plain:
+            return np.ascontiguousarray(x, np.float32)
+        shape = [1 if axis is None else x.shape[axis] for axis in self._letters]
+        return np.ascontiguousarray(x.transpose(self._to_graph).reshape(shape), np.float32)
+
+    def to_ours(self, y: Array) -> Array:
+        """Raises ValueError: another number of axes than declared, or more than one where one was declared."""
+        if self._plain and y.ndim == len(self.axes):
+            return y
+        if y.ndim != len(self.axes) or any(n != 1 for n, axis in zip(y.shape, self.axes, strict=True) if axis == "1"):
+            raise ValueError(f"shape {list(y.shape)} is no {self.axes!r}")
+        shape = [n for n, axis in zip(y.shape, self.axes, strict=True) if axis != "1"]
+        return y.reshape(shape + [1] * (len(self._to_ours) - len(shape))).transpose(self._to_ours)
 
 
 class OnnxModel:
     """Frames `[B, k * block, F]` to scores `[B, k * block, C]`, states carried as the manifest names them.
 
-    In a `State`, arrays are batch-first whatever axis the graph uses: a row is one stream's slice.
+    In a `State`, arrays are batch-first whatever axis the graph uses: a row is one stream's slice. What a producer gave
+    with the stream's first chunk is carried beside them, unchanged.
     One intra-op thread, no spinning: cores are used by more processes (DESIGN section 3), and with one
     thread a row's bytes depend neither on the batch nor on the cut.
 
@@ -50,10 +80,17 @@ class OnnxModel:
         self._classes = spec.classes
         self._tail = spec.tail_frames + spec.latency
         self._states = spec.states
+        self._given = spec.given
+        self._constants = {c.input: np.full(c.shape, c.value, c.dtype) for c in spec.constants}
         self._input = spec.input
-        self._outputs = [spec.output, *(s.output for s in spec.states)]
+        self._in, self._out = _Axes(spec.input_axes, "BTF"), _Axes(spec.output_axes, "BTC")
+        self._one_stream, self._one_block = spec.streams_a_call == 1, spec.blocks_a_call == 1
+        self._scores = (spec.output, *spec.also)
+        self._outputs = [*self._scores, *(s.output for s in spec.states)]
         self._runtime = runtime
         self.fields = tuple(Field(s.input, s.dtype, s.row_shape, s.initial) for s in spec.states)
+        self.given = tuple(Field(g.input, "float32", g.row_shape, g.initial) for g in spec.given)
+        self.fields += self.given
         _check_graph(runtime, manifest, source)
         self._check_run(source)
 
@@ -66,12 +103,32 @@ class OnnxModel:
     def _step(self, x: Array, state: State, options: ort.RunOptions | None) -> tuple[Array, State]:
         if x.shape[1] == 0:  # onnxruntime's LSTM would answer no frames with a state of zeros
             return np.empty((len(x), 0, self._classes), np.float32), state
-        feeds = {self._input: np.ascontiguousarray(x, np.float32)}
-        for spec in self._states:
+        if not self._one_stream or len(x) == 1:
+            return self._together(x, state, options)
+        alone = [
+            self._together(x[b : b + 1], {name: array[b : b + 1] for name, array in state.items()}, options)
+            for b in range(len(x))
+        ]
+        after = {name: np.concatenate([one[name] for _, one in alone]) for name in state}
+        return np.concatenate([scores for scores, _ in alone]), after
+
+    def _together(self, x: Array, state: State, options: ort.RunOptions | None) -> tuple[Array, State]:
+        """As many streams as a call takes; as many calls as their blocks need."""
+        feeds = dict(self._constants)
+        for spec in (*self._states, *self._given):
             feeds[spec.input] = np.ascontiguousarray(np.moveaxis(state[spec.input], 0, spec.batch_axis))
-        scores, *carried = self._runtime.run(self._outputs, feeds, options)
-        after = {s.input: np.moveaxis(a, s.batch_axis, 0) for s, a in zip(self._states, carried, strict=True)}
-        return scores, after
+        length = self.block if self._one_block else x.shape[1]
+        parts = []
+        for start in range(0, x.shape[1], length):
+            feeds[self._input] = self._in.to_graph(x[:, start : start + length])
+            got = self._runtime.run(self._outputs, feeds, options)
+            scores = [self._out.to_ours(y) for y in got[: len(self._scores)]]
+            parts.append(scores[0] if len(scores) == 1 else np.concatenate(scores, axis=2))
+            for spec, carried in zip(self._states, got[len(self._scores) :], strict=True):
+                feeds[spec.input] = carried
+        after = {spec.input: np.moveaxis(feeds[spec.input], spec.batch_axis, 0) for spec in self._states}
+        after |= {spec.input: state[spec.input] for spec in self._given}
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), after
 
     def flush(self, state: State) -> Array:
         """What the end of a stream still owes: the scores of `latency + tail_frames` frames of silence."""
@@ -184,29 +241,39 @@ def _check_graph(runtime: ort.InferenceSession, manifest: Manifest, source: str)
         outputs = {node.name: node for node in runtime.get_outputs()}
     except UnicodeDecodeError as error:
         raise ManifestError(f"{source}: the graph has a name that is no text ({error}). Is the file damaged?") from None
-    declared = {spec.input, *(s.input for s in spec.states)}
-    yields = {spec.output, *(s.output for s in spec.states)}
-    if set(inputs) != declared:
-        raise ManifestError(f"{source}: the graph's inputs are {sorted(inputs)}, the manifest names {sorted(declared)}")
-    if not yields <= set(outputs):
-        raise ManifestError(f"{source}: the graph's outputs are {sorted(outputs)}, the manifest names {sorted(yields)}")
-    expected: dict[str, tuple[str, tuple[int | None, ...]]] = {spec.input: ("float32", (None, None, spec.features))}
+    lengths: dict[str, int | str] = {
+        "B": spec.streams_a_call or "B",
+        "T": spec.block if spec.blocks_a_call else "T",
+        "F": spec.features,
+        "1": 1,
+    }
+    expected: dict[str, tuple[str, list[int | str]]] = {
+        spec.input: ("float32", [lengths[axis] for axis in spec.input_axes])
+    }
     for s in spec.states:
-        expected[s.input] = (s.dtype, tuple(None if axis == s.batch_axis else n for axis, n in enumerate(s.shape)))
+        expected[s.input] = (s.dtype, [*s.shape[: s.batch_axis], lengths["B"], *s.shape[s.batch_axis + 1 :]])
+    for g in spec.given:
+        expected[g.input] = ("float32", [*g.shape[: g.batch_axis], lengths["B"], *g.shape[g.batch_axis + 1 :]])
+    for c in spec.constants:
+        expected[c.input] = (c.dtype, list(c.shape))
+    yields = {spec.output: "float32", **dict.fromkeys(spec.also, "float32"), **{s.output: s.dtype for s in spec.states}}
+    if set(inputs) != set(expected):
+        raise ManifestError(f"{source}: the graph's inputs are {sorted(inputs)}, the manifest names {sorted(expected)}")
+    if not set(yields) <= set(outputs):
+        raise ManifestError(f"{source}: the graph's outputs are {sorted(outputs)}, the manifest names {sorted(yields)}")
     for name, (dtype, shape) in expected.items():
         node = inputs[name]
         fits = len(node.shape) == len(shape) and all(
-            want is None or not isinstance(have, int) or have == want
-            for have, want in zip(node.shape, shape, strict=True)
+            not isinstance(have, int) or have == want for have, want in zip(node.shape, shape, strict=True)
         )
         if node.type != _ELEMENT[dtype] or not fits:
             raise ManifestError(
-                f"{source}: input {name!r} is {node.type} {node.shape} in the graph, "
-                f"{dtype} {['B or T' if n is None else n for n in shape]} in the manifest"
+                f"{source}: input {name!r} is {node.type} {node.shape} in the graph, {dtype} {shape} in the manifest. "
+                "Where the graph has a fixed number of streams or frames, say one_stream or one_block"
             )
-    for name, dtype in {spec.output: "float32", **{s.output: s.dtype for s in spec.states}}.items():
+    for name, dtype in yields.items():
         if outputs[name].type != _ELEMENT[dtype]:
             raise ManifestError(
                 f"{source}: output {name!r} is {outputs[name].type} in the graph, expected {dtype}"
-                + (" (scores are)" if name == spec.output else " as its state in the manifest")
+                + (" as its state in the manifest" if name not in (spec.output, *spec.also) else " (scores are)")
             )

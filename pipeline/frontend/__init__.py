@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pipeline.frontend.identity import Identity
 from pipeline.frontend.power import PowerSpectrum
-from pipeline.manifest import Manifest, PowerFrontend
+from pipeline.frontend.window import Window
+from pipeline.manifest import Manifest, PowerFrontend, WindowFrontend
 
-Frontend = PowerSpectrum | Identity
+Frontend = PowerSpectrum | Window | Identity
 
 
 def build(manifest: Manifest) -> Frontend:
@@ -14,7 +15,9 @@ def build(manifest: Manifest) -> Frontend:
     spec = manifest.frontend
     if isinstance(spec, PowerFrontend):
         return PowerSpectrum(spec.window_samples, spec.hop_samples)
+    if isinstance(spec, WindowFrontend):
+        return Window(spec.window_samples, spec.hop_samples, manifest.input.channels)
     return Identity(manifest.input.channels)
 
 
-__all__ = ["Frontend", "Identity", "PowerSpectrum", "build"]
+__all__ = ["Frontend", "Identity", "PowerSpectrum", "Window", "build"]

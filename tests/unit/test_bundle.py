@@ -130,7 +130,7 @@ MISFITS: dict[str, tuple[dict[str, object], list[str]]] = {
     "state's input": ({"state_input": "hidden"}, ["inputs are ['h', 'x']", "names ['hidden', 'x']"]),
     "state's output": ({"state_output": "hidden"}, ["outputs are ['hn', 'scores']", "names ['hidden', 'scores']"]),
     "state's width": ({"state_shape": (1, 1, 15)}, ["input 'h'", "16]", "15]"]),
-    "state's rank": ({"state_shape": (1, 16), "state_batch_axis": 0}, ["input 'h'", "[1, 'B', 16]", "['B or T', 16]"]),
+    "state's rank": ({"state_shape": (1, 16), "state_batch_axis": 0}, ["input 'h'", "[1, 'B', 16]", "['B', 16]"]),
     "state's batch axis": ({"state_shape": (1, 16, 1), "state_batch_axis": 0}, ["input 'h'", "[1, 'B', 16]", "16, 1]"]),
     "state's type": ({"state_dtype": "float16"}, ["input 'h'", "tensor(float)", "float16"]),
     "features": ({"features": 7}, ["input 'x'", "'B', 'T', 6]", "7]"]),
