@@ -33,11 +33,13 @@ class Output:
     """What one chunk brought about.
 
     events: in the order in which they were completed. scores: `[T, C]` float32 if they were asked for.
+    samples: `[n]` float32, the audio of a head that yields some: as many in all as the stream has.
     broken: the state became non-finite, so the row was reset and the rest of the chunk skipped.
     """
 
     events: list[Event]
     scores: list[Array]
+    samples: list[Array]
     broken: bool = False
 
 
@@ -61,8 +63,7 @@ class Batcher:
         self._keep_scores = keep_scores or bundle.head.publishes_scores
         self._block_samples = bundle.frontend.block * bundle.model.block
         self._rate_hz = manifest.input.sample_rate_hz
-        self._hop_samples = manifest.hop_samples
-        self._labels = manifest.labels
+        self._labels = bundle.head.labels
         self._names = {
             part: [(f.name, f"{part}.{f.name}") for f in component.fields] for part, component in self._components()
         }
@@ -82,7 +83,7 @@ class Batcher:
             chunks: B arrays `[n_i, channels]` of the manifest's sample type, all finite.
             ends: bool `[B]`: the chunk is its stream's last; what is pending is flushed.
         """
-        outputs = [Output([], []) for _ in chunks]
+        outputs = [Output([], [], []) for _ in chunks]
         if not outputs:
             return outputs
         signal, start, blocks = self._lay_out(rows, chunks, ends)
@@ -141,7 +142,7 @@ class Batcher:
         self._keep(rows, group, "frontend", state)
         scores, state = self._bundle.model.step(frames, self._state(rows, group, "model"))
         self._keep(rows, group, "model", state)
-        sound = np.isfinite(scores).all(axis=(1, 2))
+        sound = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
         for array in state.values():
             sound &= np.isfinite(array).reshape(len(group), -1).all(axis=1)
         warm_up = np.clip(self._bundle.model.latency - rows["frames"][group], 0, scores.shape[1])
@@ -149,7 +150,7 @@ class Batcher:
         # A model with latency has nothing to say of a stream's first steps; streams differ in how far they are.
         for skip in np.unique(warm_up):
             chosen = np.flatnonzero((warm_up == skip) & sound)
-            self._decide(rows, group[chosen], scores[chosen, skip:], outputs)
+            sound[chosen] = self._decide(rows, group[chosen], scores[chosen, skip:], outputs)
         broken: Array = group[~sound]
         self._break(rows, broken, outputs)
         return broken
@@ -163,15 +164,24 @@ class Batcher:
             for name, value in kept.items():
                 rows[name][i] = value
 
-    def _decide(self, rows: Array, group: Array, scores: Array, outputs: list[Output]) -> None:
+    def _decide(self, rows: Array, group: Array, scores: Array, outputs: list[Output]) -> Array:
+        """Scores through the head. Returns bool `[G]`: false where the sums of finite scores are not finite."""
+        sound = np.ones(len(group), bool)
         if len(group) == 0 or scores.shape[1] == 0:
-            return
-        events, state = self._bundle.head.step(scores, self._state(rows, group, "head"))
+            return sound
+        before = self._state(rows, group, "head")
+        made, state = self._bundle.head.step(scores, before)
         self._keep(rows, group, "head", state)
-        self._publish(rows, group, events, outputs)
+        if isinstance(made, Events):
+            self._publish(rows, group, made, outputs)
+        else:
+            for array in (made, *state.values()):
+                sound &= np.isfinite(array).reshape(len(group), -1).all(axis=1)
+            self._play(rows, group[sound], made[sound], before["at"][sound], outputs)
         if self._keep_scores:
-            for g, i in enumerate(group.tolist()):
-                outputs[i].scores.append(scores[g])
+            for g in np.flatnonzero(sound).tolist():
+                outputs[int(group[g])].scores.append(scores[g])
+        return sound
 
     def _finish(self, rows: Array, group: Array, outputs: list[Output]) -> None:
         """Flush in order: what the model still owes goes through the head, then the head gives what it holds."""
@@ -180,21 +190,37 @@ class Batcher:
         self._break(rows, group[~sound], outputs)
         group, tail = group[sound], tail[sound]
         late = np.clip(self._bundle.model.latency - rows["frames"][group], 0, tail.shape[1])
+        sound = np.ones(len(group), bool)
         for skip in np.unique(late):
             chosen = np.flatnonzero(late == skip)
-            self._decide(rows, group[chosen], tail[chosen, skip:], outputs)
-        self._publish(rows, group, self._bundle.head.flush(self._state(rows, group, "head")), outputs)
+            sound[chosen] = self._decide(rows, group[chosen], tail[chosen, skip:], outputs)
+        self._break(rows, group[~sound], outputs)
+        group = group[sound]
+        state = self._state(rows, group, "head")
+        made = self._bundle.head.flush(state)
+        if isinstance(made, Events):
+            self._publish(rows, group, made, outputs)
+        else:
+            self._play(rows, group, made, state["at"], outputs)
+
+    def _play(self, rows: Array, group: Array, made: Array, at: Array, outputs: list[Output]) -> None:
+        """Audio `[G, n]`, the first sample of which is the stream's sample `at` `[G]`: what lies before the stream's
+        beginning, or is made of the padding and the silence behind its last sample, is no part of it."""
+        first, stop = np.maximum(0, -at), np.clip(rows["samples"][group] - at, 0, made.shape[1])
+        for i, samples, a, b in zip(group.tolist(), made, first.tolist(), stop.tolist(), strict=True):
+            if a < b:
+                outputs[i].samples.append(samples[a:b])
 
     def _publish(self, rows: Array, group: Array, events: Events, outputs: list[Output]) -> None:
         for b, label, start, end, score in zip(*(column.tolist() for column in events), strict=True):
             i = int(group[b])
-            # Frames of padding and silence may follow the last sample; no event ends after its signal.
+            # Frames of padding and silence may follow the last sample, and ends are padded: none lies after its signal.
             last = int(rows["samples"][i])
             outputs[i].events.append(
                 Event(
                     label=self._labels[label],
-                    start_s=min(start * self._hop_samples, last) / self._rate_hz,
-                    end_s=min(end * self._hop_samples, last) / self._rate_hz,
+                    start_s=min(start, last) / self._rate_hz,
+                    end_s=min(end, last) / self._rate_hz,
                     score=round(score, 6),
                 )
             )

@@ -7,6 +7,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,7 @@ from pipeline import head as heads
 from pipeline.component import Array
 from pipeline.errors import ManifestError
 from pipeline.frontend import Frontend
-from pipeline.head import Head
-from pipeline.head.events import Events
+from pipeline.head import Events, Head, OverlapAdd
 from pipeline.manifest import METADATA_KEY, Manifest
 from pipeline.model import OnnxModel, open_runtime
 from pipeline.onnxfile import inspect
@@ -24,6 +24,15 @@ from pipeline.onnxfile import inspect
 SHIPPED = Path(__file__).parent / "bundles"
 MAX_BUNDLE_BYTES = 512 << 20
 """128 million weights of float32. A file is read whole, and onnxruntime holds several times as much while it loads."""
+
+
+class Forward(NamedTuple):
+    """What a whole signal of N samples yields: events; scores `[T, C]` of all frames, the tail's included; audio `[N]`
+    float32 of a head that makes some, else None."""
+
+    events: Events
+    scores: Array
+    samples: Array | None
 
 
 @dataclass(frozen=True)
@@ -45,15 +54,14 @@ class Bundle:
     size_bytes: int
     source: str
 
-    def forward(self, samples: Array) -> tuple[Events, Array]:
+    def forward(self, samples: Array) -> Forward:
         """The whole signal at once: the oracle that every stream is held against.
 
         Args:
             samples: `[N]` or `[N, channels]`, of the manifest's sample type.
-        Returns:
-            Events, and scores `[T, C]` of all frames, the tail's included.
         """
         x = as_float(np.asarray(samples).reshape(1, -1, self.manifest.input.channels))
+        length = x.shape[1]
         whole = self.frontend.block * self.model.block
         x = np.pad(x, ((0, 0), (0, -x.shape[1] % whole), (0, 0)))
         frames, _ = self.frontend.step(x, self.frontend.initial_state(1))
@@ -61,9 +69,14 @@ class Bundle:
         empty = np.empty((1, 0, self.manifest.model.classes), np.float32)
         scores, state = self.model.step(frames, state) if frames.shape[1] else (empty, state)
         scores = np.concatenate([scores, self.model.flush(state)], axis=1)[:, self.model.latency :]
+        if isinstance(self.head, OverlapAdd):
+            audio, pending = self.head.step(scores, self.head.initial_state(1))
+            joined = np.concatenate([audio, self.head.flush(pending)], axis=1)[0, self.head.lead_samples :]
+            return Forward(Events.none(), scores[0], joined[:length])
         events, after = self.head.step(scores, self.head.initial_state(1))
         last = self.head.flush(after)
-        return Events(*(np.concatenate(columns) for columns in zip(events, last, strict=True))), scores[0]
+        joined_events = Events(*(np.concatenate(columns) for columns in zip(events, last, strict=True)))
+        return Forward(joined_events, scores[0], None)
 
 
 def as_float(samples: Array) -> Array:
@@ -86,6 +99,11 @@ def load(bundle: str | Path) -> Bundle:
     if path.name == str(bundle) and not path.suffix and not os.path.isfile(path):
         path = SHIPPED / f"{bundle}.onnx"
     return from_bytes(_read(path, str(bundle)[:200]), str(path)[:200])
+
+
+def read_model(path: Path) -> bytes:
+    """An .onnx file's bytes. Raises ManifestError: not there, no regular file, or more than `MAX_BUNDLE_BYTES`."""
+    return _read(path, str(path)[:200])
 
 
 def _read(path: Path, asked: str) -> bytes:

@@ -33,6 +33,8 @@ class Result:
         stream, seq: of the chunk.
         events: what was recognised, in order.
         scores: float32 `[T, C]` where the bundle's head publishes scores, else None.
+        samples: float32 `[n]`, the audio that the chunk completed, where the bundle's head makes some, else None. All
+            of a stream, in order, are as many as were pushed; a stream that started afresh begins anew.
         end: the stream ended with this chunk.
         notes: what happened to the stream: `gap`, `expired`, `row_corrupt`, `broken`, each with its facts.
     """
@@ -43,6 +45,7 @@ class Result:
     seq: int
     events: list[Event]
     scores: Array | None
+    samples: Array | None
     end: bool
     notes: list[dict[str, Any]]
 
@@ -54,6 +57,9 @@ def decode(stored: Stored) -> Result:
         scores, notes = fields.get(b"scores"), json.loads(fields.get(b"notes", b"[]"))
         if not isinstance(notes, list):
             raise TypeError(f"notes are of type {type(notes).__name__}, not a list")
+        samples = np.frombuffer(fields[b"samples"], "<f4") if b"samples" in fields else None
+        if samples is not None and not np.isfinite(samples).all():
+            raise ValueError("samples hold NaN or infinity")
         return Result(
             partition=stored.partition,
             id=stored.id.decode(),
@@ -63,6 +69,7 @@ def decode(stored: Stored) -> Result:
             scores=None
             if scores is None
             else np.frombuffer(scores, "<f4").reshape([int(n) for n in fields[b"shape"].split(b",")]),
+            samples=samples,
             end=b"end" in fields,
             notes=notes,
         )

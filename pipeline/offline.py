@@ -14,11 +14,13 @@ from pipeline.errors import ConfigError
 
 @dataclass(frozen=True)
 class Run:
-    """What a recording yielded: its length, its events, every frame's scores `[T, C]`."""
+    """What a recording of N samples yielded: its length, its events, every frame's scores `[T, C]`, and audio `[N]`
+    float32 where the bundle's head makes some, else None."""
 
     seconds: float
     events: list[Event]
     scores: Array
+    samples: Array | None
 
 
 def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None) -> Run:
@@ -52,6 +54,7 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None) -> 
     step = chunk_samples or max(1, len(signal))
     events: list[Event] = []
     scores: list[Array] = []
+    audio: list[Array] = [np.empty(0, np.float32)]
     starts = list(range(0, len(signal), step)) or [0]
     for start in starts:
         (output,) = batcher.run(rows, [signal[start : start + step]], np.array([start == starts[-1]]))
@@ -62,5 +65,7 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None) -> 
             )
         events += output.events
         scores += output.scores
+        audio += output.samples
     empty = np.empty((0, bundle.manifest.model.classes), np.float32)
-    return Run(len(signal) / spec.sample_rate_hz, events, np.concatenate([empty, *scores]))
+    made = np.concatenate(audio) if bundle.head.publishes_samples else None
+    return Run(len(signal) / spec.sample_rate_hz, events, np.concatenate([empty, *scores]), made)

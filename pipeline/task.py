@@ -52,7 +52,7 @@ class Task:
 
     Args:
         publish: `events` makes a result entry for a chunk that has something to say (events, scores, an end,
-            a note); `chunks` makes one for every chunk.
+            a note, audio); `chunks` makes one for every chunk.
     """
 
     def __init__(
@@ -128,7 +128,8 @@ class Task:
     def _result(self, chunk: Chunk) -> Fields | None:
         output = chunk.output
         assert output is not None
-        if self._publish == "events" and not (output.events or output.scores or chunk.end or chunk.notes):
+        says = output.events or output.scores or output.samples or chunk.end or chunk.notes
+        if self._publish == "events" and not says:
             return None
         fields = {
             b"stream": chunk.stream.encode(),
@@ -139,6 +140,8 @@ class Task:
             scores = np.concatenate(output.scores).astype("<f4")
             fields[b"scores"] = scores.tobytes()
             fields[b"shape"] = b"%d,%d" % scores.shape
+        if output.samples:
+            fields[b"samples"] = np.concatenate(output.samples).astype("<f4").tobytes()
         if chunk.notes:
             fields[b"notes"] = json.dumps(chunk.notes, separators=(",", ":")).encode()
         if chunk.end:

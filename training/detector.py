@@ -67,13 +67,14 @@ def alarms() -> list[Scene]:
 
 
 def detected(events: Events, scene: Scene, hop_samples: int) -> Hits:
-    """Match events to words: the same label, and at least one frame in common; each event and word once."""
+    """Match events, their times in frames, to words: the same label, and at least one frame in common; each event and
+    word once."""
     starts = np.array([word.start for word in scene.words]) / hop_samples
     ends = np.array([word.end for word in scene.words]) / hop_samples
     labels = np.array([word.label for word in scene.words])
     met = np.zeros(len(labels), bool)
     extra, overlaps = 0, []
-    for label, start, end in zip(events.label, events.start_frame, events.end_frame, strict=True):
+    for label, start, end in zip(events.label, events.start, events.end, strict=True):
         common = np.minimum(ends, end) - np.maximum(starts, start)
         fits = np.flatnonzero((common > 0) & (labels == label) & ~met)
         if not fits.size:

@@ -50,7 +50,7 @@ def whole(bundle: Bundle, clips: tuple[Clip, ...]) -> tuple[list[int], list[int]
     """Labels of every clip by `forward`: (from events, from pooled scores); -1 where there is no event."""
     found, summed = [], []
     for clip in clips:
-        events, scores = bundle.forward(as_int16(clip.samples))
+        events, scores, _ = bundle.forward(as_int16(clip.samples))
         found.append(int(score.best(events, 1)[0]))
         summed.append(int(score.pooled(scores[None])[0]))
     return found, summed
@@ -79,7 +79,7 @@ def streamed(bundle: Bundle, clips: tuple[Clip, ...], seed: int = 3) -> list[int
 
 def scores_of(bundle: Bundle, scene: Scene) -> Array:
     """`[T, C]` of a long recording, through the bundle."""
-    return bundle.forward(as_int16(scene.samples))[1]
+    return bundle.forward(as_int16(scene.samples)).scores
 
 
 def curve(bundle: Bundle, speaker: str) -> list[dict[str, float]]:

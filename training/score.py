@@ -43,7 +43,7 @@ def forward(model: KeywordLSTM, signal: NDArray[np.float32], recipe: Recipe) -> 
 
 
 def decide(probabilities: Array, spec: KeywordsHead) -> Events:
-    """`[B, T, C]` whole signals to events, the flushed ones included."""
+    """`[B, T, C]` whole signals to events, their times in frames; the flushed ones included."""
     keywords = Keywords(spec, LABELS)
     events, state = keywords.step(probabilities, keywords.initial_state(len(probabilities)))
     rest = keywords.flush(state)

@@ -1,20 +1,27 @@
-"""Scores to events: smoothing, hysteresis, decoding."""
+"""Scores to events (smoothing, hysteresis, decoding), or to audio."""
 
 from __future__ import annotations
 
 from pipeline.head.events import Events
 from pipeline.head.keywords import Keywords
+from pipeline.head.overlap_add import OverlapAdd
 from pipeline.head.scores import Scores
-from pipeline.manifest import KeywordsHead, Manifest
+from pipeline.head.segments import Segments
+from pipeline.manifest import KeywordsHead, Manifest, OverlapAddHead, SegmentsHead
 
-Head = Keywords | Scores
+Head = Keywords | Scores | Segments | OverlapAdd
 
 
 def build(manifest: Manifest) -> Head:
     """The head that a manifest names."""
-    if isinstance(manifest.head, KeywordsHead):
-        return Keywords(manifest.head, manifest.labels)
+    spec = manifest.head
+    if isinstance(spec, KeywordsHead):
+        return Keywords(spec, manifest.labels, manifest.hop_samples)
+    if isinstance(spec, SegmentsHead):
+        return Segments(spec, manifest.hop_samples)
+    if isinstance(spec, OverlapAddHead):
+        return OverlapAdd(manifest.model.classes, manifest.hop_samples)
     return Scores()
 
 
-__all__ = ["Events", "Head", "Keywords", "Scores", "build"]
+__all__ = ["Events", "Head", "Keywords", "OverlapAdd", "Scores", "Segments", "build"]

@@ -12,15 +12,15 @@ from pipeline.component import Array
 class Events(NamedTuple):
     """`n` events of a batch, ordered by the frame that completed them, then by stream.
 
-    stream: int64 `[n]`, position in the batch. label: int64 `[n]`, index into the manifest's labels.
-    start_frame, end_frame: int64 `[n]`, first frame and one past the last, counted from the stream's start.
+    stream: int64 `[n]`, position in the batch. label: int64 `[n]`, index into the head's labels.
+    start, end: int64 `[n]`, first sample and one past the last, counted from the stream's start.
     score: float32 `[n]`, in 0..1.
     """
 
     stream: Array
     label: Array
-    start_frame: Array
-    end_frame: Array
+    start: Array
+    end: Array
     score: Array
 
     @classmethod

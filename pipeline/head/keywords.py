@@ -33,15 +33,18 @@ class Keywords:
     Args:
         spec: the manifest's head.
         labels: the manifest's labels; `spec.background` is one of them.
+        hop_samples: samples from one frame to the next; with 1, events are told in frames.
     """
 
     block = 1
     latency = 0
     publishes_scores = False
+    publishes_samples = False
 
-    def __init__(self, spec: KeywordsHead, labels: tuple[str, ...]) -> None:
+    def __init__(self, spec: KeywordsHead, labels: tuple[str, ...], hop_samples: int = 1) -> None:
         self.spec = spec
         self.labels = labels
+        self._hop = hop_samples
         self._words = np.array([n for n, label in enumerate(labels) if label != spec.background], np.int64)
         self._share = np.float32(1.0 / spec.smooth_frames)
         self.fields = (
@@ -157,4 +160,4 @@ class Keywords:
         start = np.maximum(begin[which] - self.spec.lead_frames, 0)
         end = np.maximum(last[which] + 1 - self.spec.trail_frames, start + 1)
         score = np.clip(peak[which], 0.0, 1.0).astype(np.float32)
-        return Events(streams.astype(np.int64), self._words[word[which]], start, end, score)
+        return Events(streams.astype(np.int64), self._words[word[which]], start * self._hop, end * self._hop, score)

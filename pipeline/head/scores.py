@@ -12,6 +12,8 @@ class Scores:
     block = 1
     latency = 0
     publishes_scores = True
+    publishes_samples = False
+    labels: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
 
     def initial_state(self, batch: int) -> State:

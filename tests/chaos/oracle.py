@@ -70,9 +70,9 @@ class Oracle:
         rate = float(self._about["input"]["sample_rate_hz"])
         return [
             {
-                "label": self._about["labels"][label],
-                "start_s": min(start * self.hop, samples) / rate,
-                "end_s": min(end * self.hop, samples) / rate,
+                "label": self._head.labels[label],
+                "start_s": min(start, samples) / rate,
+                "end_s": min(end, samples) / rate,
                 "score": round(score, 6),
             }
             for part in (during, self._head.flush(state))

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from pipeline.batcher import Batcher, Event
+from pipeline.batcher import Batcher, Event, Output
 from pipeline.bundle import Bundle
 from pipeline.component import Array, Component
 from pipeline.head.events import Events
@@ -54,43 +54,49 @@ class Rows:
         self.rows = np.repeat(np.array([self.batcher.layout.blank]), streams)
         self.events: list[list[Event]] = [[] for _ in range(streams)]
         self.scores: list[list[Array]] = [[] for _ in range(streams)]
+        self.samples: list[list[Array]] = [[] for _ in range(streams)]
 
     def feed(self, which: Sequence[int], chunks: Sequence[Array], ends: Sequence[bool]) -> None:
         picked = self.rows[list(which)]
         for i, output in zip(which, self.batcher.run(picked, chunks, np.array(ends, bool)), strict=True):
-            self.events[i] += output.events
-            self.scores[i] += output.scores
+            self.add(i, output)
         self.rows[list(which)] = picked
 
+    def add(self, i: int, output: Output) -> None:
+        """What a chunk of stream `i` brought about."""
+        self.events[i] += output.events
+        self.scores[i] += output.scores
+        self.samples[i] += output.samples
+
     def outcome(self, i: int) -> Outcome:
-        scores = np.concatenate(self.scores[i]).tobytes() if self.scores[i] else b""
-        return (repr(self.events[i]).encode(), scores)
+        scores, samples = (np.concatenate(x[i]).tobytes() if x[i] else b"" for x in (self.scores, self.samples))
+        return (repr(self.events[i]).encode(), scores, samples)
 
 
 def forward_outcome(bundle: Bundle, samples: Array) -> Outcome:
     """The oracle in the same form: components composed by hand over the whole signal, no batcher, no rows."""
-    events, scores = bundle.forward(samples)
-    rate, hop = bundle.manifest.input.sample_rate_hz, bundle.manifest.hop_samples
+    events, scores, audio = bundle.forward(samples)
+    rate = bundle.manifest.input.sample_rate_hz
     listed = [
         Event(
-            label=bundle.manifest.labels[label],
-            start_s=min(start * hop, len(samples)) / rate,
-            end_s=min(end * hop, len(samples)) / rate,
+            label=bundle.head.labels[label],
+            start_s=min(start, len(samples)) / rate,
+            end_s=min(end, len(samples)) / rate,
             score=round(score, 6),
         )
         for _, label, start, end, score in zip(*(column.tolist() for column in events), strict=True)
     ]
-    return (repr(listed).encode(), scores.tobytes())
+    return (repr(listed).encode(), scores.tobytes(), b"" if audio is None else audio.tobytes())
 
 
-def elsewhere(name: str, stored: bytes, chunk: Array, end: bool) -> tuple[bytes, list[Event], list[Array]]:
+def elsewhere(name: str, stored: bytes, chunk: Array, end: bool) -> tuple[bytes, Output]:
     """Advance one stored row by one chunk, knowing nothing but its bytes; run in another process."""
     from tests import zoo
 
     batcher = Batcher(zoo.bundle(name), keep_scores=True)
     row = np.frombuffer(batcher.layout.parse(stored), batcher.layout.dtype).copy()
     (output,) = batcher.run(row, [chunk], np.array([end]))
-    return row.tobytes(), output.events, output.scores
+    return row.tobytes(), output
 
 
 def other_process() -> Iterator[ProcessPoolExecutor]:

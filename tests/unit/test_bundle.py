@@ -265,7 +265,7 @@ def test_forward_equals_a_composition_of_numpy_and_onnxruntime(name: str, blocks
     bundle = zoo.bundle(name)
     unit = bundle.frontend.block * bundle.model.block
     samples = zoo.signal(bundle.manifest.input, int(blocks * unit), seed=3)
-    _, scores = bundle.forward(samples)
+    scores = bundle.forward(samples).scores
     expected = Whole(BYTES[name](), bundle.manifest).scores(samples)
     assert scores.shape == expected.shape
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=2e-5)
@@ -276,6 +276,6 @@ def test_forward_takes_mono_as_a_vector_and_both_sample_types() -> None:
     samples = zoo.signal(bundle.manifest.input, 4000, seed=1)
     expected = bundle.forward(samples)
     for same in (samples[:, 0], samples.astype(np.float32) / 32768):
-        events, scores = bundle.forward(same)
+        events, scores, _ = bundle.forward(same)
         assert scores.tobytes() == expected[1].tobytes()
         assert [column.tolist() for column in events] == [column.tolist() for column in expected[0]]

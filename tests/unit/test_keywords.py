@@ -71,7 +71,7 @@ def oracle(x, spec, labels):
 
 def rows(events: Events, stream: int):
     chosen = events.stream == stream
-    columns = (events.label, events.start_frame, events.end_frame, events.score)
+    columns = (events.label, events.start, events.end, events.score)
     return [tuple(column.tolist() for column in row) for row in zip(*(c[chosen] for c in columns), strict=True)]
 
 
@@ -174,7 +174,7 @@ def test_a_word_that_the_end_cuts_off_is_flushed(smooth):
     last = head.flush(state)
     assert [LABELS[n] for n in last.label] == ["no"]
     assert last.score[0] == 1.0
-    assert (last.start_frame[0], last.end_frame[0]) == (5 + (smooth + 1) // 2 - 1, 15)
+    assert (last.start[0], last.end[0]) == (5 + (smooth + 1) // 2 - 1, 15)
 
 
 def test_a_word_right_after_a_word_is_a_word_of_its_own():

@@ -27,6 +27,11 @@ def whole(name: str) -> Run:
     return run(zoo.bundle(name), signal(name))
 
 
+def sound(found: Run) -> bytes | None:
+    """The audio's bytes, for a head that makes some."""
+    return None if found.samples is None else found.samples.tobytes()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=15, deadline=None)
 @given(share=st.floats(0.002, 1.5))
@@ -34,15 +39,17 @@ def test_chunks_change_no_byte(name: str, share: float) -> None:
     found = run(zoo.bundle(name), signal(name), chunk_samples=max(1, int(share * len(signal(name)))))
     assert found.scores.tobytes() == whole(name).scores.tobytes()
     assert found.events == whole(name).events
+    assert sound(found) == sound(whole(name))
     assert found.seconds == whole(name).seconds
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_whole_is_forward(name: str) -> None:
     bundle = zoo.bundle(name)
-    events, scores = bundle.forward(signal(name))
-    labels = [bundle.manifest.labels[i] for i in events.label]
+    events, scores, samples = bundle.forward(signal(name))
+    labels = [bundle.head.labels[i] for i in events.label]
     assert whole(name).scores.tobytes() == scores.tobytes()
+    assert sound(whole(name)) == (None if samples is None else samples.tobytes())
     assert [event.label for event in whole(name).events] == labels
     assert [event.score for event in whole(name).events] == [round(float(s), 6) for s in events.score]
     assert whole(name).seconds == len(signal(name)) / bundle.manifest.input.sample_rate_hz

@@ -198,8 +198,8 @@ def test_a_clip_gets_the_label_of_its_best_event():
     events = Events(
         stream=np.array([0, 0, 2]),
         label=np.array([3, 5, 1]),
-        start_frame=np.array([0, 9, 0]),
-        end_frame=np.array([5, 15, 5]),
+        start=np.array([0, 9, 0]),
+        end=np.array([5, 15, 5]),
         score=np.array([0.5, 0.9, 0.6], np.float32),
     )
     assert score.best(events, 3).tolist() == [5, -1, 1]
@@ -210,8 +210,8 @@ def test_a_detector_counts_each_word_and_each_event_once():
     events = Events(
         stream=np.zeros(4, int),
         label=np.array([1, 1, 3, 2]),
-        start_frame=np.array([25, 30, 100, 121]),
-        end_frame=np.array([40, 40, 110, 130]),
+        start=np.array([25, 30, 100, 121]),
+        end=np.array([40, 40, 110, 130]),
         score=np.ones(4, np.float32),
     )
     hits = detector.detected(events, scene, 80)
