@@ -87,8 +87,9 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@$(PIP) install -qq -e .
 	@touch $@
 
-$(VENV)/.everything: pyproject.toml $(VENV)/.runtime
+$(VENV)/.everything: pyproject.toml tests/adopt/wheels.txt $(VENV)/.runtime
 	@echo "installing training and tests into $(VENV) (torch among them) ..."
 	@$(PIP) install -qq $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
 	@$(PIP) install -qq -e '.[training,test]'
+	@$(PIP) install -qq --no-deps -r tests/adopt/wheels.txt
 	@touch $@

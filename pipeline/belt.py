@@ -39,11 +39,13 @@ class RowLayout:
     Args:
         fingerprint: the bundle's, 16 bytes; a row of another bundle is refused by it.
         fields: of all components, names already distinct.
+        kept: names of those that a stream keeps when it starts afresh in the midst of its life: what it was given.
 
     The layout is a numpy structured dtype, so a gathered block has typed views of every field.
     """
 
-    def __init__(self, fingerprint: bytes, fields: Sequence[Field]) -> None:
+    def __init__(self, fingerprint: bytes, fields: Sequence[Field], kept: Sequence[str] = ()) -> None:
+        self.kept = tuple(kept)
         self.fingerprint = np.frombuffer(fingerprint, np.uint8)
         columns: list[tuple[str, str, tuple[int, ...]]] = []
         end = 0

@@ -18,7 +18,7 @@ MAX_CHUNK_BYTES = 1 << 20
 """Default bound of one chunk's data: 65 s of 8 kHz int16 mono."""
 
 MAX_SEQ = 2**62
-_KNOWN = {b"stream", b"seq", b"data", b"end"}
+_KNOWN = {b"stream", b"seq", b"data", b"end", b"given"}
 _TOLD = 5  # names in a message
 
 
@@ -30,6 +30,7 @@ class Chunk:
         id: the entry's id in its log; `ms` is its time part.
         samples: `[n, channels]` of the topic's sample type, all finite.
         end: the stream ends with this chunk.
+        given: float32 `[n]`: what the producer gives the stream from here on, in the order of the manifest's `given`.
         notes: what has to be told about it (gap, expiry, reset), published with its result.
         output: what the batcher made of it; None for a duplicate, which changes nothing.
     """
@@ -40,6 +41,7 @@ class Chunk:
     seq: int
     samples: Array
     end: bool
+    given: Array | None = None
     notes: list[dict[str, object]] = field(default_factory=list)
     output: Output | None = None
 
@@ -62,6 +64,7 @@ def parse(
     partition: int,
     partitions: int,
     max_chunk_bytes: int = MAX_CHUNK_BYTES,
+    given_bytes: int = 0,
 ) -> Chunk:
     """An entry of an input log to a Chunk.
 
@@ -71,11 +74,12 @@ def parse(
     | `seq`    | digits, at most 19; 0 to 2**62                         | `bad_seq`                              |
     | `data`   | at most `max_chunk_bytes`, whole samples, finite       | `oversize`, `wrong_size`, `not_finite` |
     | `end`    | absent, `0` or `1`                                     | `bad_end`                              |
-    | others   | none, and none twice; three or four fields in all      | `unknown_field`, `missing_field`       |
+    | `given`  | absent, or `given_bytes` of float32, finite            | `bad_given`                            |
+    | others   | none, and none twice                                   | `unknown_field`, `missing_field`       |
     | the id   | its time below 2**62 ms                                | `bad_id`                               |
 
     Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
-    `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `oversize`, `wrong_size`, `not_finite`.
+    `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `bad_given`, `oversize`, `wrong_size`, `not_finite`.
     """
     unknown = fields.keys() - _KNOWN
     if unknown:  # also a name that stood twice: the reader keeps both, the second under another name
@@ -112,6 +116,7 @@ def parse(
         seq=seq,
         samples=_samples(fields[b"data"], spec, max_chunk_bytes),
         end=end == b"1",
+        given=_given(fields[b"given"], given_bytes) if b"given" in fields else None,
     )
 
 
@@ -129,6 +134,16 @@ def _seq(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 19 or int(raw) > MAX_SEQ:
         raise ChunkRejected("bad_seq", f"seq {raw[:40]!r}: expected a whole number from 0 to 2**62")
     return int(raw)
+
+
+def _given(data: bytes, size: int) -> Array:
+    if len(data) != size or not size:
+        expected = f"{size} bytes of float32" if size else "none: this bundle takes nothing but samples"
+        raise ChunkRejected("bad_given", f"given {len(data)} bytes; expected {expected}")
+    values = np.frombuffer(data, "<f4")
+    if not np.isfinite(values).all():
+        raise ChunkRejected("bad_given", "given NaN or infinity: repair it")
+    return values
 
 
 def _samples(data: bytes, spec: InputSpec, max_chunk_bytes: int) -> Array:

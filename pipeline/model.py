@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ MAX_RUN_BYTES = 4 << 30
 MAX_LOAD_S = 60.0
 MAX_STEP_S = 20.0
 """For loading a graph, and for its first step (one block of two streams); a model that needs longer serves nobody."""
+
+Runtime = ort.InferenceSession
+"""A loaded graph."""
 
 _ELEMENT = {
     "float32": "tensor(float)",
@@ -154,7 +158,8 @@ class OnnxModel:
         except Exception as error:  # onnxruntime raises classes of its own, one for each status code
             raise ManifestError(
                 f"{source}: the graph does not run on 2 streams of {self.block} frames of {self._features} (within "
-                f"{MAX_STEP_S:.0f} s and {MAX_RUN_BYTES} bytes): {_short(error)}. Run it there with onnxruntime alone"
+                f"{MAX_STEP_S:.0f} s and {MAX_RUN_BYTES} bytes): {refused_by(error)}. "
+                "Run it there with onnxruntime alone"
             ) from None
         compared = [(f"output {self._outputs[0]!r}", (2, self.block, self._classes), scores.shape)]
         compared += [(f"state {name!r}", array.shape, after[name].shape) for name, array in state.items()]
@@ -203,8 +208,33 @@ def open_runtime(model: bytes, source: str) -> ort.InferenceSession:
             )
     except Exception as error:  # onnxruntime raises classes of its own, one for each status code
         raise ManifestError(
-            f"{source}: onnxruntime cannot load this file ({_short(error)}). Is it a sound ONNX model?"
+            f"{source}: onnxruntime cannot load this file ({refused_by(error)}). Is it a sound ONNX model?"
         ) from None
+
+
+def fold(model: bytes, source: str) -> bytes:
+    """The same graph with its constant parts computed, as onnxruntime itself does when it loads a model.
+
+    `open_runtime` does not, for safety (see there), and kernels that want constant weights would then be others, with
+    other last bits, than in a program that loads the file plainly. So a model is folded once, when it is adopted, by
+    whoever trusts it.
+
+    Raises:
+        ManifestError: onnxruntime refuses it, or is not done within `MAX_LOAD_S`.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = os.path.join(folder, "folded.onnx")
+        try:
+            with _deadline(MAX_LOAD_S, options.set_load_cancellation_flag):
+                ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+            with open(options.optimized_model_filepath, "rb") as file:
+                return file.read()
+        except Exception as error:  # onnxruntime raises classes of its own, one for each status code
+            raise ManifestError(f"{source}: onnxruntime cannot load this file ({refused_by(error)})") from None
 
 
 @cache
@@ -230,7 +260,8 @@ def _deadline(seconds: float, set_flag: Callable[[bool], None]) -> Iterator[None
         watchdog.cancel()
 
 
-def _short(error: Exception) -> str:
+def refused_by(error: Exception) -> str:
+    """onnxruntime's reason in one line."""
     return " ".join(str(error).split())[:400]
 
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.audio import to_sample_type
-from pipeline.broker.appender import Pushed, taken
+from pipeline.broker.appender import Given, Pushed, taken
 from pipeline.broker.keys import check_stream
 from pipeline.broker.stand import Begun
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected, Fenced
 from pipeline.manifest import InputSpec
 
-Item = tuple[str, Array, bool]
-"""A stream, its samples, and whether it ends with them."""
+Item = tuple[str, Array | Given, bool]
+"""A stream, its samples, and whether it ends with them. (What is given to a stream goes the same way.)"""
 
 MAX_STREAMS = 100_000
 """Streams that a producer remembers, by default: some 32 MB."""
@@ -41,8 +41,21 @@ class Cutter:
         self.sample_bytes = self._dtype.itemsize * spec.channels
         self._chunk_samples = max(1, max_chunk_bytes // self.sample_bytes)
 
-    def cut(self, stream: str, samples: Array) -> list[bytes]:
+    def given(self, stream: str, values: Array) -> Given:
+        """What a stream is given, as it is sent. Raises ChunkRejected as `cut`."""
+        x = np.asarray(values)
+        if x.dtype != np.float32:
+            raise ChunkRejected("wrong_type", f"stream {check_stream(stream)!r}: given {x.dtype}; expected float32")
+        if not np.isfinite(x).all():
+            raise ChunkRejected(
+                "not_finite", f"stream {check_stream(stream)!r}: given NaN or infinity; repair it first"
+            )
+        return Given(x.astype("<f4", copy=False).tobytes())
+
+    def cut(self, stream: str, samples: Array | Given) -> list[bytes]:
         """At least one chunk's data. Raises ChunkRejected: `wrong_type`, `wrong_shape`, `not_finite`, `bad_stream`."""
+        if isinstance(samples, Given):
+            return [samples]
         data = self._encode(check_stream(stream), samples)
         size = self._chunk_samples * self.sample_bytes
         return [data[at : at + size] for at in range(0, len(data), size)] or [b""]
@@ -110,7 +123,9 @@ class Outbox:
         if state.failed:
             # Whether the failed chunks are stored is unknown. Nothing else must pass for them.
             first = state.failed[-1].seq + 1
-            if b"".join(p.data for p in state.failed) == b"".join(parts) and (end or not state.failed[-1].end):
+            same = isinstance(state.failed[0].data, Given) == isinstance(parts[0], Given)
+            same &= b"".join(p.data for p in state.failed) == b"".join(parts)
+            if same and (end or not state.failed[-1].end):
                 # An end that was not asked for then is a chunk of its own: within theirs it could be a duplicate.
                 late_end = not state.failed[-1].end and end
                 return [*state.failed, *([Pushed(stream, first, b"", True, state.claim)] if late_end else [])]

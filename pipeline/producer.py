@@ -72,6 +72,14 @@ class Producer(Pushing):
         """
         return self.push_many([(stream, samples, end)])[0]
 
+    def give(self, stream: str, values: Array) -> int:
+        """Give a stream what its bundle's manifest calls `given` (a speaker's embedding, say): float32, all of them in
+        the manifest's order, flattened. It holds from here on, until the stream ends; give it before the first samples.
+
+        Returns the seq of its chunk. Raises as `push`. Of a wrong length, it becomes a dead letter: `bad_given`.
+        """
+        return self.push_many([(stream, self._cutter.given(stream, values), False)])[0]
+
     def end(self, stream: str) -> int:
         """End a stream without more samples: what it still holds is decided and published."""
         return self.push(stream, silence(self.spec), end=True)
@@ -161,6 +169,10 @@ class AsyncProducer(Pushing):
     async def push(self, stream: str, samples: Array, *, end: bool = False) -> int:
         """As `Producer.push`."""
         return (await self.push_many([(stream, samples, end)]))[0]
+
+    async def give(self, stream: str, values: Array) -> int:
+        """As `Producer.give`."""
+        return (await self.push_many([(stream, self._cutter.given(stream, values), False)]))[0]
 
     async def end(self, stream: str) -> int:
         """As `Producer.end`."""

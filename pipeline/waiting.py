@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.broker.appender import Append, AppendFailed, AppendFenced, AppendFull, Pushed, taken
+from pipeline.broker.appender import Append, AppendFailed, AppendFenced, AppendFull, Given, Pushed, taken
 from pipeline.broker.exchange import Steps
 from pipeline.broker.keys import partition_of
 from pipeline.broker.stand import Begin, Begun, Terms
@@ -86,7 +86,8 @@ class Waiting:
             for i, part in enumerate(parts):
                 self._tickets += 1
                 self._queue[self._tickets] = _Waits(self._tickets, life, life.chunks, part, end and i == len(parts) - 1)
-                self._droppable[self._tickets] = None
+                if not isinstance(part, Given):  # without it, all that follows would be something else
+                    self._droppable[self._tickets] = None
                 life.chunks += 1
             if end:
                 del self._lives[stream]
@@ -132,8 +133,9 @@ class Waiting:
             for waits in back:
                 self._queue[waits.ticket] = waits
                 self._queue.move_to_end(waits.ticket, last=False)
-                self._droppable[waits.ticket] = None
-                self._droppable.move_to_end(waits.ticket, last=False)
+                if not isinstance(waits.data, Given):
+                    self._droppable[waits.ticket] = None
+                    self._droppable.move_to_end(waits.ticket, last=False)
             self._sent(back)
 
     def done(self, batch: Iterable[_Waits]) -> None:

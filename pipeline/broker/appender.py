@@ -20,8 +20,12 @@ from pipeline.broker.stand import Terms
 from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Fenced
 
 
+class Given(bytes):
+    """Data that are not samples, but what a producer gives a stream (the manifest's `given`): in a chunk of its own."""
+
+
 class Pushed(NamedTuple):
-    """One chunk on its way: `data` is raw little-endian samples, `seq` counts the chunks of its stream.
+    """One chunk on its way: `data` is raw little-endian samples (or `Given`), `seq` counts the chunks of its stream.
 
     `claim` is the one under which its stream was begun or resumed (stand.py); without one, nobody is asked.
     """
@@ -101,7 +105,7 @@ class Append(Exchange[list[bytes]]):
                 *[
                     value
                     for chunk in chunks
-                    for value in (chunk.stream, chunk.seq, chunk.data, b"1" if chunk.end else b"", chunk.claim)
+                    for value in (chunk.stream, chunk.seq, chunk.data, _kind(chunk), chunk.claim)
                 ],
             ],
         )
@@ -155,6 +159,12 @@ class Append(Exchange[list[bytes]]):
                 unknown,
                 refused,
             )
+
+
+def _kind(chunk: Pushed) -> bytes:
+    if isinstance(chunk.data, Given):
+        return b"given"
+    return b"1" if chunk.end else b""
 
 
 def taken(streams: Iterable[str]) -> str:

@@ -274,7 +274,8 @@ local function advance(stand, seq, size, ends)
 end
 
 -- keys: log, then the stand of each chunk's stream
--- args: bound (0: none) idle_ms tombstone_ms once, then (stream seq data end claim) of every chunk.
+-- args: bound (0: none) idle_ms tombstone_ms once, then (stream seq data end claim) of every chunk. `end` is '', '1', or
+-- 'given': its data are not samples, but what the producer gives the stream.
 -- The chunks of a stream that another producer has claimed are refused; those without a claim are not asked. Of the
 -- others all are stored, or none: a chunk refused between two others would be a gap in its stream. With `once`, what
 -- an earlier call stored is not stored again; its stand is written all the same, for a WAIT behind the call to wait on.
@@ -300,7 +301,8 @@ local function append(keys, args)
         outcome = { stand.claim }
       else
         stands[key] = stand
-        if not advance(stand, seq, #args[at + 2], args[at + 3] ~= '') and once then outcome = '' end
+        local ends = args[at + 3]
+        if not advance(stand, seq, ends == 'given' and 0 or #args[at + 2], ends == '1') and once then outcome = '' end
       end
     end
     reply[i + 1] = outcome or false
@@ -316,6 +318,8 @@ local function append(keys, args)
       local stream, seq, data, ends = args[at], args[at + 1], args[at + 2], args[at + 3]
       if ends == '' then
         reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', data)
+      elseif ends == 'given' then
+        reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', '', 'given', data)
       else
         reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', data, 'end', ends)
       end
