@@ -1,0 +1,1 @@
+"""Published models, adopted: `pipeline/adopt` against the models that it was made for."""
