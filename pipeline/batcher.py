@@ -70,10 +70,15 @@ class Batcher:
         fields = [Field("rest", "float32", (self._block_samples - 1, manifest.input.channels))]
         for part, component in self._components():
             fields += [Field(f"{part}.{f.name}", f.dtype, f.shape, f.initial) for f in component.fields]
-        self.layout = RowLayout(bundle.fingerprint, fields)
+        self.layout = RowLayout(bundle.fingerprint, fields, [f"model.{f.name}" for f in bundle.model.given])
 
     def _components(self) -> list[tuple[str, Component[Array] | Component[Events]]]:
         return [("frontend", self._bundle.frontend), ("model", self._bundle.model), ("head", self._bundle.head)]
+
+    def give(self, row: Array, values: Array) -> None:
+        """Put what a producer gave a stream (float32 `[n]`, all of the manifest's `given`) into its row."""
+        for name, value in self._bundle.model.split_given(values).items():
+            row[f"model.{name}"] = value
 
     def run(self, rows: Array, chunks: Sequence[Array], ends: Array) -> list[Output]:
         """Advance `rows` by one chunk each.
@@ -159,7 +164,7 @@ class Batcher:
         """Rows whose state is not finite start afresh; who they are and where they stand in their log stays."""
         for i in broken.tolist():
             outputs[i].broken = True
-            kept = {name: rows[name][i].copy() for name in ("status", "next_seq", "last_ms")}
+            kept = {name: rows[name][i].copy() for name in ("status", "next_seq", "last_ms", *self.layout.kept)}
             rows[i] = self.layout.blank
             for name, value in kept.items():
                 rows[name][i] = value

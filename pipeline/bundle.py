@@ -54,11 +54,12 @@ class Bundle:
     size_bytes: int
     source: str
 
-    def forward(self, samples: Array) -> Forward:
+    def forward(self, samples: Array, given: Array | None = None) -> Forward:
         """The whole signal at once: the oracle that every stream is held against.
 
         Args:
             samples: `[N]` or `[N, channels]`, of the manifest's sample type.
+            given: float32 `[n]`, what a producer gives the stream before its first samples (the manifest's `given`).
         """
         x = as_float(np.asarray(samples).reshape(1, -1, self.manifest.input.channels))
         length = x.shape[1]
@@ -66,6 +67,8 @@ class Bundle:
         x = np.pad(x, ((0, 0), (0, -x.shape[1] % whole), (0, 0)))
         frames, _ = self.frontend.step(x, self.frontend.initial_state(1))
         state = self.model.initial_state(1)
+        if given is not None:
+            state |= {name: value[None] for name, value in self.model.split_given(given).items()}
         empty = np.empty((1, 0, self.manifest.model.classes), np.float32)
         scores, state = self.model.step(frames, state) if frames.shape[1] else (empty, state)
         scores = np.concatenate([scores, self.model.flush(state)], axis=1)[:, self.model.latency :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -100,6 +101,17 @@ class OnnxModel:
 
     def initial_state(self, batch: int) -> State:
         return fresh(self.fields, batch)
+
+    def split_given(self, values: Array) -> State:
+        """What a producer gave one stream, float32 `[n]`, as the inputs that it is, without the batch axis.
+
+        Raises ValueError: another number of values than the manifest's `given` holds.
+        """
+        sizes = [math.prod(field.shape) for field in self.given]
+        if values.shape != (sum(sizes),):
+            raise ValueError(f"given {list(values.shape)}; expected [{sum(sizes)}]")
+        parts = np.split(values, np.cumsum(sizes)[:-1]) if sizes else []
+        return {field.name: part.reshape(field.shape) for field, part in zip(self.given, parts, strict=True)}
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
         return self._step(x, state, None)

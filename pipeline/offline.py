@@ -23,14 +23,15 @@ class Run:
     samples: Array | None
 
 
-def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None) -> Run:
+def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None, given: Array | None = None) -> Run:
     """Run a bundle over one recording.
 
     Args:
         samples: `[N]` or `[N, channels]`, of the bundle's sample type and rate.
         chunk_samples: feed it in chunks of this many samples; None feeds it whole, in one model step.
+        given: what a producer gives the stream before its first samples (the manifest's `given`), flattened.
     Raises:
-        ConfigError: another sample type or number of channels, or values that are not finite.
+        ConfigError: another sample type or number of channels, values that are not finite; what is given does not fit.
 
     >>> from pipeline import load
     >>> import numpy as np
@@ -51,6 +52,12 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None) -> 
         raise ConfigError(f"chunks of {chunk_samples} samples; give at least 1")
     batcher = Batcher(bundle, max_blocks=None, keep_scores=True)
     rows = np.array([batcher.layout.blank])
+    if given is not None:
+        values = np.asarray(given, np.float32).reshape(-1)
+        if values.size * 4 != bundle.manifest.model.given_bytes or not np.isfinite(values).all():
+            expected = bundle.manifest.model.given_bytes // 4
+            raise ConfigError(f"given {values.size} values; {bundle.source} takes {expected}, all finite")
+        batcher.give(rows[0], values)
     step = chunk_samples or max(1, len(signal))
     events: list[Event] = []
     scores: list[Array] = []

@@ -53,6 +53,7 @@ class Task:
     Args:
         publish: `events` makes a result entry for a chunk that has something to say (events, scores, an end,
             a note, audio); `chunks` makes one for every chunk.
+        given_bytes: what a producer may give a stream, by the bundle's manifest.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Task:
         *,
         publish: Literal["events", "chunks"] = "events",
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        given_bytes: int = 0,
     ) -> None:
         self.partition = partition
         self.policy = policy
@@ -73,6 +75,7 @@ class Task:
         self._spec = spec
         self._publish = publish
         self._max_chunk_bytes = max_chunk_bytes
+        self._given_bytes = given_bytes
         self._rejections: list[Rejection] = []
         self._offset = b""
         self._entries = 0
@@ -90,6 +93,7 @@ class Task:
                     partition=self.partition,
                     partitions=self._partitions,
                     max_chunk_bytes=self._max_chunk_bytes,
+                    given_bytes=self._given_bytes,
                 )
             except ChunkRejected as rejected:
                 self._rejections.append(Rejection(entry_id, fields, rejected.reason, str(rejected)))
@@ -169,6 +173,9 @@ def run(tasks: Sequence[Task], belt: Belt, batcher: Batcher) -> None:
         taken = np.flatnonzero(admit(rows, chunks, belt.layout, members[0][0].policy))
         picked = rows[taken]
         work = [chunks[i] for i in taken.tolist()]
+        for i, chunk in enumerate(work):
+            if chunk.given is not None:
+                batcher.give(picked[i], chunk.given)
         outputs = batcher.run(picked, [chunk.samples for chunk in work], np.array([c.end for c in work], bool))
         for chunk, output in zip(work, outputs, strict=True):
             chunk.output = output

@@ -169,6 +169,7 @@ class Worker:
             self.settings.policy,
             publish=self.settings.publish,
             max_chunk_bytes=self.settings.max_chunk_bytes,
+            given_bytes=self.bundle.manifest.model.given_bytes,
         )
 
     def _turn(self, ownership: Ownership) -> None:

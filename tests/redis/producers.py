@@ -32,6 +32,9 @@ class Awaited:
     def push_many(self, items: Sequence[Any]) -> list[int]:
         return self._loop.run_until_complete(self.inner.push_many(items))
 
+    def give(self, stream: str, values: np.ndarray) -> int:
+        return self._loop.run_until_complete(self.inner.give(stream, values))
+
     def end(self, stream: str) -> int:
         return self._loop.run_until_complete(self.inner.end(stream))
 
