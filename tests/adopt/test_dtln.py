@@ -15,7 +15,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.adopt.build import adopt
 from pipeline.adopt.merge import dft, merge
+from pipeline.adopt.recipe import locate, read_recipe
 from pipeline.audio import read, to_sample_type
 from pipeline.bundle import Bundle, as_float, from_bytes
 from pipeline.component import Array
@@ -231,6 +233,20 @@ def test_chunks_change_no_byte(dtln: bytes) -> None:
         rows.feed(which, chunks, [at[i] >= len(signals[i]) for i in which])
     for i, signal in enumerate(signals):
         assert rows.outcome(i) == forward_outcome(opened, signal), f"stream {i}"
+
+
+def test_the_recipe_finds_the_files_and_makes_this_bundle() -> None:
+    """`statebelt adopt --recipe dtln`: inferred states, axes and shapes are those written down here."""
+    recipe = read_recipe("dtln")
+    files = [path.read_bytes() for path in locate(recipe, "dtln")]
+    merged = merge(recipe["source"]["merge"], files)
+    adopted, expected = adopt(merged, "test", recipe).bundle, bundle(fold(merged, "test"), manifest())
+    for name in ("input", "frontend", "head"):
+        assert getattr(adopted.manifest, name) == getattr(expected.manifest, name)
+    assert adopted.manifest.model.states == expected.manifest.model.states
+    assert not adopted.manifest.model.one_stream
+    _, noisy = mixture("pink_noise")
+    assert forward_outcome(adopted, noisy[:20_000]) == forward_outcome(expected, noisy[:20_000])
 
 
 def test_the_files_in_the_wrong_order_are_refused() -> None:
