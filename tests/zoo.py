@@ -17,16 +17,20 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.bundle import SHIPPED, Bundle, from_bytes
 from pipeline.manifest import (
     METADATA_KEY,
+    GivenSpec,
     HeadSpec,
     IdentityFrontend,
     InputSpec,
     KeywordsHead,
     Manifest,
     ModelSpec,
+    OverlapAddHead,
     PowerFrontend,
     Provenance,
     ScoresHead,
+    SegmentsHead,
     StateSpec,
+    WindowFrontend,
 )
 
 FLOAT = TensorProto.FLOAT
@@ -138,6 +142,48 @@ def _look_ahead(features: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+def _stepper(
+    name: str, window: int, hidden: int, classes: int, streams: int | str, axes: str, scores: list[onnx.NodeProto]
+) -> onnx.ModelProto:
+    """A graph that was exported for a stream that comes: one window a call, a GRU, and what `scores` makes of the
+    window `x` and of the logits."""
+    rng = np.random.default_rng(window)
+    sizes: dict[str, int | str] = {"B": streams, "T": 1, "F": window, "C": classes}
+    init = [
+        _weights(rng, "W", 1, 3 * hidden, window),
+        _weights(rng, "R", 1, 3 * hidden, hidden),
+        _weights(rng, "bias", 1, 6 * hidden),
+        _weights(rng, "V", hidden, classes),
+        numpy_helper.from_array(np.array([1, -1, window], np.int64), "one_window"),
+        numpy_helper.from_array(np.array([-1, hidden], np.int64), "flat"),
+        numpy_helper.from_array(np.array(40, np.float32), "loud"),
+    ]
+    nodes = [
+        helper.make_node("Reshape", ["x", "one_window"], ["windows"]),
+        helper.make_node("Mul", ["windows", "loud"], ["louder"]),
+        helper.make_node(
+            "GRU", ["louder", "W", "R", "bias", "", "h"], ["", "hn"], hidden_size=hidden, linear_before_reset=1
+        ),
+        helper.make_node("Reshape", ["hn", "flat"], ["last"]),
+        helper.make_node("MatMul", ["last", "V"], ["logits"]),
+        *scores,
+    ]
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [
+            helper.make_tensor_value_info("x", FLOAT, [sizes[axis] for axis in axes]),
+            helper.make_tensor_value_info("h", FLOAT, [1, streams, hidden]),
+        ],
+        [
+            helper.make_tensor_value_info("scores", FLOAT, [sizes[axis] for axis in axes.replace("F", "C")]),
+            helper.make_tensor_value_info("hn", FLOAT, [1, streams, hidden]),
+        ],
+        init,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> bytes:
     """The bytes of a bundle."""
     copy = onnx.ModelProto()
@@ -222,11 +268,95 @@ def look_ahead() -> bytes:
     return with_manifest(_look_ahead(2), manifest)
 
 
+def vad() -> bytes:
+    """Windows that overlap, a hop that divides nothing, one window a call of any number of streams; segments."""
+    window, hidden = 100, 12
+    scores = [helper.make_node("Sigmoid", ["logits"], ["scores"])]
+    manifest = Manifest(
+        task="test vad",
+        labels=("quiet", "loud"),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=16_000),
+        frontend=WindowFrontend(window_samples=window, hop_samples=77),
+        model=ModelSpec(
+            input="x", output="scores", features=window, classes=2, states=_states("GRU", hidden),
+            input_axes="BF", output_axes="BC", tail_frames=2,
+        ),
+        head=SegmentsHead(
+            label="noise", column=1, threshold=0.5, negative_threshold=0.35,
+            min_speech_samples=100, min_silence_samples=100, pad_samples=50,
+        ),
+    )  # fmt: skip
+    return with_manifest(_stepper("vad", window, hidden, 2, "B", "BF", scores), manifest)
+
+
+def denoise() -> bytes:
+    """Windows in, windows out, that are added up again; exported for one stream and one window a call."""
+    window, hidden = 64, 20
+    scores = [
+        helper.make_node("Sigmoid", ["logits"], ["gains"]),
+        helper.make_node("Mul", ["x", "gains"], ["scores"]),  # [1, 1, window] by [1, window]
+    ]
+    manifest = Manifest(
+        task="test denoise",
+        labels=tuple(f"sample_{n}" for n in range(window)),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=8_000, sample_type="float32"),
+        frontend=WindowFrontend(window_samples=window, hop_samples=16),
+        model=ModelSpec(
+            input="x", output="scores", features=window, classes=window, states=_states("GRU", hidden),
+            one_stream=True, one_block=True, tail_frames=2,
+        ),
+        head=OverlapAddHead(),
+    )  # fmt: skip
+    return with_manifest(_stepper("denoise", window, hidden, window, 1, "BTF", scores), manifest)
+
+
+GIVEN = 8
+
+
+def given() -> bytes:
+    """A GRU over two channels plus what the producer gave the stream, `[B, 8]` projected to `[B, 1, 2]`."""
+    hidden, channels, classes = 16, 2, 5
+    model = _recurrent("GRU", channels, hidden, classes, mel=False, block=1)
+    graph = model.graph
+    graph.node[0].input[0] = "told"
+    first = [
+        helper.make_node("MatMul", ["speaker", "projection"], ["projected"]),
+        helper.make_node("Unsqueeze", ["projected", "axis_1"], ["everywhere"]),
+        helper.make_node("Add", ["x", "everywhere"], ["told"]),
+    ]
+    nodes = [*first, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.input.append(helper.make_tensor_value_info("speaker", FLOAT, ["B", GIVEN]))
+    graph.initializer.append(_weights(np.random.default_rng(8), "projection", GIVEN, channels))
+    manifest = Manifest(
+        task="test given",
+        labels=_labels(classes),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=50, channels=channels, sample_type="float32"),
+        frontend=IdentityFrontend(),
+        model=ModelSpec(
+            input="x", output="scores", features=channels, classes=classes, states=_states("GRU", hidden),
+            given=(GivenSpec(input="speaker", shape=(1, GIVEN), batch_axis=0),),
+        ),
+        head=ScoresHead(),
+    )  # fmt: skip
+    return with_manifest(model, manifest)
+
+
 ZOO: dict[str, Callable[[], bytes]] = {
     "audio": audio,
     "sensor": sensor,
     "spectrogram": spectrogram,
     "look_ahead": look_ahead,
+    "given": given,
+    "vad": vad,
+    "denoise": denoise,
     **{path.stem: path.read_bytes for path in sorted(Path(SHIPPED).glob("*.onnx"))},
 }
 

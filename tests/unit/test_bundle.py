@@ -238,6 +238,8 @@ class Whole:
             return np.empty((0, self.manifest.model.features), np.float32)
         window, hop = frontend.window_samples, frontend.hop_samples
         padded = np.concatenate([np.zeros(window - hop), signal[:, 0]])
+        if frontend.kind == "window":
+            return np.array([padded[t * hop : t * hop + window] for t in range(len(signal) // hop)], np.float32)
         hann = np.sin(np.pi * np.arange(window) / window) ** 2
         parts = [padded[t * hop : t * hop + window] * hann for t in range(len(signal) // hop)]
         return np.array([np.abs(np.fft.rfft(part)) ** 2 for part in parts], np.float32)
@@ -250,10 +252,24 @@ class Whole:
         x = np.concatenate([frames, silence])[None]
         if x.shape[1] == 0:  # onnxruntime's LSTM aborts the process
             return np.empty((0, spec.classes), np.float32)
-        feeds = {spec.input: x}
-        feeds |= {s.input: np.full(s.shape, s.initial, s.dtype) for s in spec.states}
-        (found,) = onnxruntime.InferenceSession(self.model).run([spec.output], feeds)
-        return np.asarray(found)[0, spec.latency : len(frames) + tail]
+        feeds = {s.input: np.full(s.shape, s.initial, s.dtype) for s in spec.states}
+        feeds |= {g.input: np.full(g.shape, g.initial, np.float32) for g in spec.given}
+        runtime = onnxruntime.InferenceSession(self.model)
+        if spec.blocks_a_call == 1:
+            found = self.one_by_one(runtime, x[0], feeds)
+        else:
+            found = np.asarray(runtime.run([spec.output], {spec.input: x, **feeds})[0])[0]
+        return found[spec.latency : len(frames) + tail]
+
+    def one_by_one(self, runtime: onnxruntime.InferenceSession, x: NDArray[Any], feeds: dict[str, Any]) -> NDArray[Any]:
+        """A frame `[F]` a call, in the graph's own number of axes."""
+        spec, found = self.manifest.model, []
+        for frame in x:
+            feeds[spec.input] = frame.reshape((1,) * (len(spec.input_axes) - 1) + (-1,))
+            scores, *carried = runtime.run([spec.output, *(s.output for s in spec.states)], feeds)
+            feeds |= {s.input: state for s, state in zip(spec.states, carried, strict=True)}
+            found.append(np.asarray(scores).reshape(-1))
+        return np.array(found)
 
 
 BYTES: Mapping[str, Callable[[], bytes]] = zoo.ZOO
