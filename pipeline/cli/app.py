@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli import adopt, bundle_info, dead, functions, group, offline, push, server, tail, topics, worker
+from pipeline.cli import adopt, bundle_info, dead, functions, group, offline, push, server, tail, topics, verify, worker
 from pipeline.cli.console import exit_status, say_error
 from pipeline.cli.demo import command as demo_command
 from pipeline.errors import StatebeltError
@@ -66,5 +66,6 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(group.app, name="group")
 app.command("load-functions", epilog=functions.EXAMPLES)(functions.load_functions)
 app.command("adopt", epilog=adopt.EXAMPLES)(adopt.adopt)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command("inspect", epilog=bundle_info.EXAMPLES)(bundle_info.inspect)
 app.command("run", epilog=offline.EXAMPLES)(offline.run)

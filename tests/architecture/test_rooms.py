@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # from what knows everything to what knows nothing; a module may import from its own line and below
     {"cli"},
     {"adopt"},
-    {"worker", "producer", "consumer", "offline"},
+    {"worker", "producer", "consumer", "offline", "verify"},
     {"pushing", "sender"},
     {"outbox", "waiting", "ownership"},
     {"lifecycle"},

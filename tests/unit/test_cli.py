@@ -24,6 +24,7 @@ from tests import zoo
 
 COMMANDS = (
     *("demo", "redis", "worker", "push", "tail", "topics", "dead", "group", "load-functions", "inspect", "run"),
+    "verify",
     *("dead list", "dead show", "dead retry", "dead drop", "group drop"),
 )
 SPOKEN = SHIPPED.parent / "recordings" / "digits.flac"

@@ -1,0 +1,456 @@
+"""`statebelt verify`: sound bundles are exact; each way of not being so is found by the check that is made for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from pipeline.bundle import Bundle, from_bytes
+from pipeline.errors import ConfigError
+from pipeline.manifest import (
+    GivenSpec,
+    HeadSpec,
+    IdentityFrontend,
+    InputSpec,
+    Manifest,
+    ModelSpec,
+    ScoresHead,
+    SegmentsHead,
+    StateSpec,
+)
+from pipeline.verify import CHECKS, Check, conclusion, exactness, verify
+from pipeline.verify.verdict import rounded_up
+from tests import zoo
+from tests.unit.test_cli import recording, statebelt
+
+FEATURES = 3
+EXACT = "Exact: what a stream yields is, byte for byte, what the model yields on the whole signal at once."
+Node = tuple[str, list[str], str, dict[str, Any]]
+
+
+def constant(name: str, value: object, dtype: type = np.float32) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(value, dtype), name)
+
+
+def model(
+    *nodes: Node | onnx.NodeProto,
+    after: str = "last",
+    init: tuple[onnx.TensorProto, ...] = (),
+    head: HeadSpec | None = None,
+    **spec: Any,
+) -> bytes:
+    """A bundle whose `nodes` make `scores` `[B, T, 3]` of `x`, of `before` (x one frame earlier, which the state `past`
+    carries) or of `given` `[B, 3]`; `after` is what the state goes on as, `last` being right."""
+    most = np.iinfo(np.int64).max
+    bounds = {"zero": 0, "one": 1, "minus_one": -1, "minus_two": -2, "end": most, "least": -most}
+    made = [node if isinstance(node, onnx.NodeProto) else
+            helper.make_node(node[0], node[1], [node[2]], **node[3]) for node in nodes]  # fmt: skip
+    given = (
+        [GivenSpec(input="given", shape=(1, 3), batch_axis=0)] if "given" in {i for n in made for i in n.input} else []
+    )
+    inputs = {"x": ["B", "T", FEATURES], "past": ["B", 1, FEATURES]}
+    if given:
+        inputs["given"] = ["B", FEATURES]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Concat", ["past", "x"], ["wide"], axis=1),
+            helper.make_node("Slice", ["wide", "minus_one", "end", "one"], ["last"]),
+            helper.make_node("Slice", ["wide", "zero", "minus_one", "one"], ["before"]),
+            *made,
+            helper.make_node("Identity", [after], ["past_n"]),
+        ],
+        "model",
+        [helper.make_tensor_value_info(name, zoo.FLOAT, shape) for name, shape in inputs.items()],
+        [
+            helper.make_tensor_value_info("scores", zoo.FLOAT, ["B", "T", FEATURES]),
+            helper.make_tensor_value_info("past_n", zoo.FLOAT, ["B", 1, FEATURES]),
+        ],
+        [*(constant(name, [value], np.int64) for name, value in bounds.items()), *init],
+    )
+    manifest = Manifest(
+        task="test verify",
+        labels=("a", "b", "c"),
+        licence="Apache-2.0",
+        provenance=zoo.PROVENANCE,
+        input=InputSpec(sample_rate_hz=100, channels=FEATURES, sample_type="float32"),
+        frontend=IdentityFrontend(),
+        model=ModelSpec(
+            input="x", output="scores", features=FEATURES, classes=FEATURES, given=tuple(given),
+            states=(StateSpec(input="past", output="past_n", shape=(1, 1, FEATURES), batch_axis=0),), **spec,
+        ),
+        head=head or ScoresHead(),
+    )  # fmt: skip
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return zoo.with_manifest(whole, manifest)
+
+
+SOUND: Node = ("Sub", ["x", "before"], "scores", {})
+
+
+def quantised(**spec: Any) -> bytes:
+    """A product of bytes, scaled by the largest sample of the whole call, whatever stream it belongs to."""
+    rng = np.random.default_rng(0)
+    return model(
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero_point"]),
+        ("MatMulInteger", ["q", "weights", "zero_point"], "sums", {}),
+        ("Cast", ["sums"], "floats", {"to": zoo.FLOAT}),
+        ("Mul", ["floats", "scale"], "scaled", {}),
+        ("Mul", ["scaled", "unit"], "products", {}),
+        ("Sub", ["products", "before"], "scores", {}),
+        init=(constant("weights", rng.integers(-100, 100, (FEATURES, FEATURES)), np.int8), constant("unit", 0.01)),
+        **spec,
+    )
+
+
+def found(bundle: bytes | Bundle, **options: Any) -> dict[str, Check]:
+    opened = from_bytes(bundle, "test") if isinstance(bundle, bytes) else bundle
+    checks = {check.name: check for check in verify(opened, **{"streams": 12, "seconds": 1, **options})}
+    assert list(checks) == list(CHECKS)
+    return checks
+
+
+def wrong(checks: dict[str, Check]) -> dict[str, str]:
+    return {name: check.verdict for name, check in checks.items() if check.verdict != "exact"}
+
+
+def advice(checks: dict[str, Check], tolerance: float = 0.0) -> str:
+    return conclusion(list(checks.values()), tolerance)
+
+
+class TestSound:
+    @pytest.mark.parametrize("name", zoo.ZOO)
+    def test_the_zoo_is_exact(self, name: str) -> None:
+        checks = found(zoo.bundle(name), seconds=None)
+        assert wrong(checks) == {}
+        assert all(check.ok and check.difference == 0 and check.where is None for check in checks.values())
+        assert all(check.frames > 0 for check in checks.values())
+        assert checks["repeat"].span > 0.1
+        assert {name: check.note for name, check in checks.items() if check.note} == {}
+        assert advice(checks) == EXACT
+
+    def test_the_smallest_model(self) -> None:
+        checks = found(model(SOUND))
+        assert wrong(checks) == {}
+        assert advice(checks) == EXACT
+
+    def test_equal_arguments_give_equal_answers(self) -> None:
+        bundle = quantised()
+        assert found(bundle, seed=3) == found(bundle, seed=3) != found(bundle, seed=4)
+
+    def test_what_streams_are_given_differs(self) -> None:
+        checks = found(model(("Unsqueeze", ["given", "one"], "wider", {}), ("Mul", ["x", "wider"], "scores", {})))
+        assert wrong(checks) == {}
+        assert checks["repeat"].span > 0.1  # nobody having given anything, all would be zeros
+
+    def test_of_a_recording(self) -> None:
+        bundle = zoo.bundle("audio")
+        checks = found(bundle, recording=zoo.signal(bundle.manifest.input, 30_000, 8), seconds=1)
+        assert wrong(checks) == {}
+        assert checks["repeat"].frames == 3 * (16_000 // 77 + bundle.manifest.model.tail_frames)
+
+    def test_wrong_arguments(self) -> None:
+        bundle = zoo.bundle("audio")
+        for samples in (np.zeros((0, 1), np.int16), np.zeros(9), np.zeros((9, 2), np.int16)):
+            with pytest.raises(ConfigError):
+                verify(bundle, samples)
+        with pytest.raises(ConfigError, match="at least 2"):
+            verify(bundle, streams=1)
+
+
+class TestInexact:
+    def test_dynamic_quantisation(self) -> None:
+        checks = found(quantised())
+        assert set(wrong(checks)) == {"chunking", "batch", "causality", "end", "traffic"} - (
+            {"end"} if checks["end"].ok else set()
+        )
+        assert set(wrong(checks).values()) == {"beyond tolerance"}
+        for name in ("chunking", "batch", "causality", "traffic"):
+            check = checks[name]
+            assert 1e-4 < check.difference < 0.05 * check.span
+            assert check.where is not None
+            assert check.where.column in "abc"
+            assert check.where.time_s == check.where.frame / 100
+        said = advice(checks)
+        assert "one_stream=true and one_block=true in the manifest makes it exact" in said
+        assert "how a stream is cut and who shares its batch" in said
+        suggested = float(said.split("--tolerance ")[1].split(" ")[0].rstrip("."))
+        worst = max(check.difference for check in checks.values())
+        assert 2 * worst <= suggested <= 3.1 * worst
+        for again in (found(quantised(), tolerance=suggested), found(quantised(tolerance=suggested))):
+            assert {again[name].verdict for name in wrong(checks)} == {"within tolerance"}
+            assert all(check.ok for check in again.values())
+            assert f"within the tolerance of {suggested:g}" in advice(again, suggested)
+            assert "survive any crash" in advice(again, suggested)
+
+    def test_its_remedies_are_remedies(self) -> None:
+        alone = found(quantised(one_stream=True))
+        assert alone["batch"].verdict == "exact"
+        assert alone["chunking"].verdict == "beyond tolerance"
+        assert advice(alone).count("one_block=true") == 1
+        assert "one_stream" not in advice(alone)
+        assert "with how a stream is cut;" in advice(alone)
+        steps = found(quantised(one_block=True))
+        assert steps["chunking"].verdict == steps["causality"].verdict == "exact"
+        assert steps["batch"].verdict == "beyond tolerance"
+        assert "one_stream=true in the manifest" in advice(steps)
+        assert "with who shares its batch;" in advice(steps)
+        assert wrong(found(quantised(one_stream=True, one_block=True))) == {}
+
+    def test_the_place_is_that_of_the_largest_difference(self) -> None:
+        """A model that adds 1 to its second score in the sixth frame of every call."""
+        index = ("Unsqueeze", ["sixth", "two_axes"], "at", {})
+        checks = found(
+            model(
+                ("Shape", ["x"], "shape", {}),
+                ("Gather", ["shape", "one_"], "length", {"axis": 0}),
+                ("Range", ["zero_", "length", "one_"], "frames", {}),
+                ("Equal", ["frames", "five_"], "is_sixth", {}),
+                ("Cast", ["is_sixth"], "sixth", {"to": zoo.FLOAT}),
+                index,
+                ("Mul", ["at", "second"], "more", {}),
+                ("Sub", ["x", "before"], "change", {}),
+                ("Add", ["change", "more"], "scores", {}),
+                init=(
+                    constant("zero_", 0, np.int64), constant("one_", 1, np.int64), constant("five_", 5, np.int64),
+                    constant("two_axes", [0, 2], np.int64), constant("second", [0, 1, 0]),
+                ),
+            )
+        )  # fmt: skip
+        where = checks["chunking"].where
+        assert where is not None
+        assert (where.column, checks["chunking"].difference) == ("b", pytest.approx(1, abs=1e-6))
+        assert checks["batch"].verdict == "exact"
+        if where.what == "one chunk, 7 blocks a step":
+            assert where.frame % 7 == 5
+        assert "is every state declared" in advice(checks)
+        assert "--tolerance" not in advice(checks)
+
+    def test_a_model_that_hears_the_future(self) -> None:
+        checks = found(model(("ReduceMax", ["x"], "top", {"axes": [1]}), ("Sub", ["top", "before"], "scores", {})))
+        assert {"chunking", "causality", "traffic"} <= set(wrong(checks))
+        assert checks["batch"].verdict == "exact"
+        assert not checks["causality"].rounding
+        assert "looks further ahead within a call than its latency says" in advice(checks)
+        assert "--tolerance" not in advice(checks)
+
+    def test_a_model_that_only_looks_a_frame_ahead(self) -> None:
+        """x[t + 1] - x[t], zeros after the last: in the call's last frame it sees nothing, so only cuts betray it; the
+        future beyond one frame changes nothing."""
+        checks = found(
+            model(
+                ("Slice", ["x", "one", "end", "one"], "later", {}),
+                ("Sub", ["last", "last"], "nothing", {}),
+                ("Concat", ["later", "nothing"], "ahead", {"axis": 1}),
+                ("Sub", ["ahead", "before"], "scores", {}),
+            )
+        )
+        assert {"chunking", "causality"} <= set(wrong(checks))
+        assert checks["causality"].where is not None
+        assert "causality" in advice(checks)
+
+    def test_states_that_change_places(self) -> None:
+        checks = found(
+            model(SOUND, ("Slice", ["last", "minus_one", "least", "zero", "minus_one"], "swapped", {}), after="swapped")
+        )
+        assert set(wrong(checks)) == {"batch", "traffic"}
+        assert checks["batch"].where is not None
+        assert "is each state's batch_axis right" in advice(checks)
+        assert "one_stream=true in the manifest makes it exact" in advice(checks)
+
+    def test_a_state_that_is_not_carried(self) -> None:
+        checks = found(model(SOUND, ("Sub", ["last", "last"], "nothing", {}), after="nothing"))
+        assert set(wrong(checks)) == {"chunking", "traffic"}
+        assert "is every state declared, with its output" in advice(checks)
+
+    def test_noise(self) -> None:
+        checks = found(model(("RandomNormalLike", ["x"], "noise", {}), ("Add", ["x", "noise"], "scores", {})))
+        assert "beyond tolerance" in wrong(checks)["repeat"]
+        assert "a random operator" in advice(checks)
+
+    def test_signs_of_zero_count(self) -> None:
+        """-0.0 is another score than 0.0 to whoever compares bytes; any tolerance takes it."""
+        bundle = model(
+            ("Abs", ["before"], "size", {}),
+            ("Greater", ["size", "limit"], "never", {}),
+            ("Cast", ["never"], "nothing", {"to": zoo.FLOAT}),
+            ("ReduceMax", ["x"], "top", {"axes": [0, 1]}),
+            ("Sub", ["top", "x"], "below", {}),
+            ("Neg", ["below"], "negative", {}),
+            ("Ceil", ["negative"], "rounded", {}),
+            ("Mul", ["nothing", "rounded"], "scores", {}),
+            init=(constant("limit", 1e30),),
+        )
+        checks = found(bundle)
+        assert checks["chunking"].verdict == "beyond tolerance"
+        assert checks["chunking"].difference == 0
+        assert found(bundle, tolerance=1e-9)["chunking"].verdict == "within tolerance"
+
+    def test_events_that_differ_are_told(self) -> None:
+        head = SegmentsHead(label="loud", threshold=0.02, negative_threshold=0.02)
+        checks = found(quantised(head=head), seconds=3, tolerance=0.5)
+        assert not checks["traffic"].events_same
+        assert checks["traffic"].verdict == "within tolerance"
+        assert "Events differ" in advice(checks, 0.5)
+        assert checks["rows"].events_same
+
+
+class TestLatency:
+    DELAYED = (
+        ("Concat", ["past", "x"], "long", {"axis": 1}),
+        ("Slice", ["long", "zero", "minus_one", "one"], "scores", {}),
+    )
+
+    def test_too_small(self) -> None:
+        """What no score answers to is the end of every stream."""
+        checks = found(model(*self.DELAYED))
+        assert wrong(checks) == {}
+        assert "the last 1 frames of a signal change no score" in checks["end"].note
+        assert checks["end"].note.endswith("Is it 1?")
+
+    def test_right(self) -> None:
+        checks = found(model(*self.DELAYED, latency=1))
+        assert wrong(checks) == {}
+        assert checks["end"].note == ""
+
+    def test_a_tail_may_do_instead(self) -> None:
+        assert found(model(*self.DELAYED, tail_frames=2))["end"].note == ""
+
+
+class TestLittleProof:
+    def test_scores_that_never_move(self) -> None:
+        checks = found(model(("Sub", ["x", "x"], "scores", {})))
+        assert wrong(checks) == {}
+        assert checks["repeat"].span == 0
+        assert advice(checks).startswith("No score moved on these signals, which proves little: give a recording")
+
+    def test_no_events(self) -> None:
+        head = SegmentsHead(threshold=0.999, negative_threshold=0.9)
+        nothing = model(("Sub", ["x", "x"], "scores", {}), head=head)
+        assert "no event came about" in found(nothing)["repeat"].note
+        assert found(model(SOUND, head=head), seconds=3)["repeat"].note == ""
+
+
+class TestFailed:
+    def test_a_graph_of_one_frame_a_call(self) -> None:
+        nodes: list[Node] = [
+            ("Reshape", ["x", "single"], "one_frame", {}),
+            ("Sub", ["one_frame", "before"], "scores", {}),
+        ]
+        init = (constant("single", [0, 1, FEATURES], np.int64),)
+        checks = found(model(*nodes, init=init))
+        assert wrong(checks)["chunking"] == "failed"
+        assert "single" in checks["chunking"].note or "eshape" in checks["chunking"].note
+        assert "one_block" in advice(checks)
+        assert not checks["chunking"].ok
+        assert wrong(found(model(*nodes, init=init, one_block=True))) == {}
+
+    def test_frames_that_are_lost(self) -> None:
+        """Every second frame of a call: one block yields one, so that it opens."""
+        checks = found(
+            model(
+                ("Sub", ["x", "before"], "change", {}),
+                ("Slice", ["change", "zero", "end", "one", "two"], "scores", {}),
+                init=(constant("two", [2], np.int64),),
+            )
+        )
+        assert checks["chunking"].difference == math.inf
+        assert checks["chunking"].verdict == "beyond tolerance"
+        assert not checks["chunking"].rounding
+        assert checks["end"].verdict == "failed"
+        assert "one vector of scores for every frame" in checks["end"].note
+
+    def test_infinity(self) -> None:
+        checks = found(
+            model(("Div", ["x", "tiny"], "big", {}), ("Exp", ["big"], "scores", {}), init=(constant("tiny", 1e-3),))
+        )
+        assert set(wrong(checks).values()) == {"failed"}
+        assert "a score is NaN or infinite" in checks["repeat"].note
+        assert "NaN or infinite, soon after" in checks["batch"].note
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.0, 0.0), (1.1e-6, 2e-6), (0.0041, 0.005), (0.96, 1.0), (12.0, 20.0), (2.0, 2.0)]
+)
+def test_rounded_up(value: float, expected: float) -> None:
+    assert rounded_up(value) == expected
+
+
+def test_exactness_is_told_where_it_is_missing() -> None:
+    assert exactness(zoo.bundle("audio").manifest) == ""
+    told = exactness(from_bytes(quantised(tolerance=0.02), "test").manifest)
+    assert "is not exact" in told
+    assert "by up to 0.02" in told
+
+
+class TestCommand:
+    @pytest.fixture
+    def inexact(self, tmp_path: Path) -> Path:
+        path = tmp_path / "q.onnx"
+        path.write_bytes(quantised())
+        return path
+
+    def test_exact(self) -> None:
+        out, err = statebelt("verify", "digits", "--streams", 4, "--seconds", 1)
+        assert all(name in out for name in CHECKS)
+        assert EXACT in out
+        assert "beyond" not in out + err
+
+    def test_not_exact(self, inexact: Path) -> None:
+        out, _ = statebelt("verify", inexact, "--streams", 4, code=1)
+        assert "beyond tolerance" in out
+        assert "re-adopt with --tolerance" in out
+
+    def test_json_is_a_line_a_check(self, inexact: Path) -> None:
+        out, err = statebelt("verify", inexact, "--json", "--streams", 4, code=1)
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [line["check"] for line in lines] == list(CHECKS)
+        chunking = lines[1]
+        assert set(chunking) == {
+            *("check", "verdict", "difference", "where", "events_same", "frames", "span", "note"),
+        }
+        assert set(chunking["where"]) == {"what", "stream", "frame", "time_s", "column"}
+        assert chunking["difference"] > 0
+        assert lines[0]["where"] is None
+        assert "re-adopt with --tolerance" in err
+
+    def test_tolerance(self, tmp_path: Path, inexact: Path) -> None:
+        out, _ = statebelt("verify", inexact, "--streams", 4, "--tolerance", 0.5)
+        assert "within tolerance" in out
+        assert "Not exact, but within the tolerance of 0.5" in out
+        (tmp_path / "t.onnx").write_bytes(quantised(tolerance=0.5))
+        out, _ = statebelt("verify", tmp_path / "t.onnx", "--streams", 4)
+        assert "Not exact, but within the tolerance of 0.5" in out
+        statebelt("verify", tmp_path / "t.onnx", "--streams", 4, "--tolerance", 0, code=1)
+
+    def test_a_recording(self, tmp_path: Path) -> None:
+        out, _ = statebelt("verify", "digits", recording(tmp_path / "a.wav", 2.0), "--streams", 4)
+        assert EXACT in out
+
+    def test_notes_are_warnings(self, tmp_path: Path) -> None:
+        (tmp_path / "late.onnx").write_bytes(model(*TestLatency.DELAYED))
+        _, err = statebelt("verify", tmp_path / "late.onnx", "--streams", 4)
+        assert "warning: end: the last 1 frames" in err
+
+    def test_lost_frames_are_no_json_number(self, tmp_path: Path) -> None:
+        lost = model(
+            ("Slice", ["x", "zero", "end", "one", "two"], "scores", {}), init=(constant("two", [2], np.int64),)
+        )
+        (tmp_path / "lost.onnx").write_bytes(lost)
+        out, _ = statebelt("verify", tmp_path / "lost.onnx", "--json", "--streams", 4, code=1)
+        assert json.loads(out.splitlines()[1])["difference"] is None
+        out, _ = statebelt("verify", tmp_path / "lost.onnx", "--streams", 4, code=1)
+        assert "other lengths" in out
+
+    def test_mistakes(self, tmp_path: Path, inexact: Path) -> None:
+        _, err = statebelt("verify", inexact, recording(tmp_path / "a.wav", 0.5), code=2)
+        assert "1 channels, expected 3" in err
+        _, err = statebelt("verify", inexact, tmp_path / "none.wav", code=2)
+        assert "no such file" in err
+        statebelt("verify", inexact, "--streams", 1, code=2)
