@@ -56,6 +56,13 @@ def adopt(
     ] = None,
     given: Annotated[list[str] | None, typer.Option(help="An input that a producer gives once a stream.")] = None,
     labels: Annotated[str | None, typer.Option(help="Names of the scores' columns: a,b,c.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="What is made of the scores: scores (nothing), segments, keywords, overlap_add.",
+            show_default="the recipe's, or scores",
+        ),
+    ] = None,
     block: Annotated[int | None, typer.Option(min=1, help="Frames that a call takes, or a multiple of it.")] = None,
     latency: Annotated[int | None, typer.Option(min=0, help="Frames by which scores trail their frame.")] = None,
     one_stream: Annotated[
@@ -98,6 +105,8 @@ def adopt(
         "licence": licence,
     }
     wishes = merged(known, _without_none(said))
+    if head is not None:  # a head's settings are its own: nothing of the recipe's stays
+        wishes["head"] = {"kind": head}
     files = [model] if model is not None else None
     if files is None:
         if recipe is None:
