@@ -166,18 +166,20 @@ def collect(consumer: Consumer, streams: Sequence[str]) -> dict[str, list[Result
     return dict(found)
 
 
-def spoken(results: Sequence[Result]) -> tuple[str, bytes]:
-    """What a stream yielded, as text and bytes to be compared."""
+def spoken(results: Sequence[Result]) -> tuple[str, bytes, bytes]:
+    """What a stream yielded, as text and bytes to be compared: events, scores, audio."""
     events = [asdict(event) for result in results for event in result.events]
-    scores = [result.scores for result in results if result.scores is not None]
-    return json.dumps(events), np.concatenate(scores).tobytes() if scores else b""
+    scores = b"".join(result.scores.tobytes() for result in results if result.scores is not None)
+    samples = b"".join(result.samples.tobytes() for result in results if result.samples is not None)
+    return json.dumps(events), scores, samples
 
 
-def whole(bundle: Bundle, samples: np.ndarray) -> tuple[str, bytes]:
+def whole(bundle: Bundle, samples: np.ndarray) -> tuple[str, bytes, bytes]:
     """What the whole signal yields, in the same form."""
     found = run(bundle, samples)
     scores = found.scores.tobytes() if bundle.head.publishes_scores else b""
-    return json.dumps([asdict(event) for event in found.events]), scores
+    made = b"" if found.samples is None else found.samples.tobytes()
+    return json.dumps([asdict(event) for event in found.events]), scores, made
 
 
 def assert_exact(bundle: Bundle, signals: Mapping[str, np.ndarray], found: Mapping[str, list[Result]]) -> None:

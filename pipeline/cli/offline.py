@@ -21,6 +21,7 @@ EXAMPLES = examples(
     ("statebelt run digits calls/ --json", 'one line a file: {"file","seconds","events":[...]}'),
     ("statebelt run digits talk.wav --chunk-ms 20", "in chunks: the same bytes"),
     ("statebelt run digits a.wav b.wav --scores s.npz", 'np.load("s.npz")["a.wav"] is [T, C]'),
+    ("statebelt run denoiser.onnx noisy.wav --wav clean.wav", "the audio that a denoiser makes of it"),
 )
 
 
@@ -33,6 +34,12 @@ def run(
     ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Write every file's frame scores, under its path, to this .npz file.")
+    ] = None,
+    wav: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the audio that the bundle makes of a recording to this .wav file; of several, into this folder."
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -47,17 +54,25 @@ def run(
     from pipeline import audio
     from pipeline.bundle import load
     from pipeline.cli.playback import chunk_samples
+    from pipeline.cli.wav import WavFile, places
     from pipeline.errors import AudioError, ConfigError
     from pipeline.offline import run as run_one
 
     opened = load(bundle)
     spec = opened.manifest.input
     step = None if chunk_ms is None else chunk_samples(chunk_ms, spec.sample_rate_hz)
+    if wav is not None and not opened.head.publishes_samples:
+        raise ConfigError(f"--wav: {opened.source} makes no audio: its head is {opened.manifest.head.kind!r}")
+    paths = audio.recordings(files)
+    targets = [None] * len(paths) if wav is None else places(wav, files, paths)
     failed = False
     with _score_file(scores) as keep:
-        for path in audio.recordings(files):
+        for path, target in zip(paths, targets, strict=True):
             try:
                 done = run_one(opened, audio.read(path, spec), chunk_samples=step)
+                if target is not None and done.samples is not None:
+                    with WavFile(target, spec.sample_rate_hz) as file:
+                        file.write(done.samples)
             except (AudioError, ConfigError) as error:
                 say_error(str(error) if str(path) in str(error) else f"{path}: {error}")
                 failed = True
@@ -66,9 +81,11 @@ def run(
                 _add(keep, str(path), done.scores)
             if as_json:
                 events = [asdict(event) for event in done.events]
-                emit({"file": str(path), "seconds": done.seconds, "events": events})
+                made = {} if done.samples is None else {"samples": len(done.samples)}
+                emit({"file": str(path), "seconds": done.seconds, "events": events, **made})
                 continue
-            out.print(f"[cyan]{escape(str(path))}[/]  {done.seconds:.2f} s", highlight=False)
+            made_of_it = f"  {len(done.samples)} samples" if done.samples is not None else ""
+            out.print(f"[cyan]{escape(str(path))}[/]  {done.seconds:.2f} s{made_of_it}", highlight=False)
             for event in done.events:
                 span = f"{event.start_s:8.2f} - {event.end_s:7.2f} s"
                 out.print(f"{span}  [bold]{escape(event.label)}[/]  {event.score:.2f}", highlight=False)

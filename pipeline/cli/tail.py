@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -11,12 +14,14 @@ from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_warning
 
 if TYPE_CHECKING:
+    from pipeline.cli.wav import WavFile
     from pipeline.consumer import Consumer, Result
 
 EXAMPLES = examples(
     ("statebelt tail", "every stream, from now on"),
     ("statebelt tail --stream talk --from-beginning --until-end", "one stream, whole, then exit"),
     ("statebelt tail --json | jq -c '.events[]'", "for machines"),
+    ("statebelt tail --stream talk --from-beginning --wav clean.wav", "a denoised stream as a file, as it comes"),
 )
 
 _AWAY_S = 0.5
@@ -33,6 +38,12 @@ def tail(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Exit after so long.", show_default="run until Ctrl-C")
     ] = None,
+    wav: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the named stream's audio to this .wav file, until its end (of a bundle that makes some)."
+        ),
+    ] = None,
     url: options.Url = None,
     as_json: options.Json = False,
 ) -> None:
@@ -45,20 +56,55 @@ def tail(
     from pipeline.errors import ConfigError
     from pipeline.settings import load_settings
 
+    if wav is not None and stream is None:
+        raise ConfigError("--wav writes the audio of one stream: name it with --stream")
     if until_end and stream is None:
         raise ConfigError("--until-end waits for the end of one stream: name it with --stream")
+    until_end = until_end or wav is not None
     given = load_settings(topic=topic, group=group, url=url)
     start: Literal["beginning", "now"] = "beginning" if from_beginning else "now"
-    with Consumer(given.topic, given.group, url=reach(given), start=start, stream=stream) as consumer:
+    with (
+        Consumer(given.topic, given.group, url=reach(given), start=start, stream=stream) as consumer,
+        _audio_file(wav, consumer.topic.sample_rate_hz) as file,
+    ):
         deadline_s = None if seconds is None else time.monotonic() + seconds
         while deadline_s is None or time.monotonic() < deadline_s:
             for result in _read(consumer, 0.5 if deadline_s is None else min(0.5, deadline_s - time.monotonic())):
                 if as_json:
                     emit(as_record(result))
                 else:
-                    show(result)
+                    show(result, with_samples=file is None)
+                if file is not None:
+                    _write(file, result)
                 if until_end and result.end:
+                    if file is not None and not file.samples:
+                        raise ConfigError(
+                            f"stream {result.stream!r} has ended and had no audio: it was empty, or the bundle of "
+                            f"group {given.group!r} makes none (its head is not 'overlap_add')"
+                        )
                     return
+
+
+@contextmanager
+def _audio_file(path: Path | None, rate_hz: float) -> Iterator[WavFile | None]:
+    from pipeline.cli.wav import WavFile
+
+    if path is None:
+        yield None
+        return
+    with WavFile(path, rate_hz) as file:
+        yield file
+
+
+def _write(file: WavFile, result: Result) -> None:
+    """A result's audio. Where the stream started afresh, its file has no gap: that is told."""
+    for note in result.notes:
+        say_warning(
+            f"{result.stream}: {note['kind']} at chunk {result.seq}: the stream started afresh; {file.path} goes on "
+            f"with it after {file.samples} samples"
+        )
+    if result.samples is not None:
+        file.write(result.samples)
 
 
 def _read(consumer: Consumer, timeout_s: float) -> list[Result]:
@@ -88,10 +134,12 @@ def as_record(result: Result) -> dict[str, object]:
     }
     if result.scores is not None:
         record["scores"] = result.scores.tolist()
+    if result.samples is not None:
+        record["samples"] = len(result.samples)
     return record
 
 
-def show(result: Result) -> None:
+def show(result: Result, *, with_samples: bool = True) -> None:
     """A result's lines for people."""
     from rich.markup import escape
 
@@ -101,6 +149,8 @@ def show(result: Result) -> None:
         out.print(f"{span}  [cyan]{name}[/]  [bold]{escape(event.label)}[/]  {event.score:.2f}", highlight=False)
     if result.scores is not None and len(result.scores):
         out.print(f"{'':20}  [cyan]{name}[/]  {len(result.scores)} frames of scores", highlight=False)
+    if result.samples is not None and with_samples:
+        out.print(f"{'':20}  [cyan]{name}[/]  {len(result.samples)} samples", highlight=False)
     for note in result.notes:
         about = ", ".join(f"{key} {value}" for key, value in note.items() if key != "kind")
         said = escape(f"{note['kind']} {about}".strip())

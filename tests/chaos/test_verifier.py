@@ -47,7 +47,7 @@ def test_the_oracle_agrees_with_the_offline_run(
     for group, oracle in oracles.items():
         bundle: Bundle = load(paths[group])
         for each in sent:
-            events, scores = whole(bundle, each.signal[:, None])
+            events, scores, _ = whole(bundle, each.signal[:, None])
             found = oracle(each.signal)
             assert json.loads(events) == (found.events or [])
             if oracle.publishes_scores:

@@ -31,9 +31,10 @@ def test_spoken_digits(url: str, cut: str, streams: int) -> None:
     through_redis(url, "digits", digits(streams, seed=streams), CUTS[cut])
 
 
-@pytest.mark.parametrize("name", ["audio", "sensor", "spectrogram", "look_ahead"])
+@pytest.mark.parametrize("name", ["audio", "sensor", "spectrogram", "look_ahead", "vad", "denoise"])
 def test_every_kind_of_bundle(url: str, name: str) -> None:
-    """Audio, sensor vectors and producer-made frames take the same path; so does a model that trails."""
+    """Audio, sensor vectors and producer-made frames take the same path; so does a model that trails, one that was
+    exported for a single stream, and one that yields audio."""
     through_redis(url, name, lively(zoo.bundle(name), 20), random_cut)
 
 
