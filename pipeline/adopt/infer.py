@@ -145,8 +145,11 @@ def _axes(
     """The input's axes, and which of their lengths are fixed."""
     shape, how = main.shape, "said"
     if "input_axes" not in model:
-        fixed = all(isinstance(n, int) for s, _ in states for n in (graph.input(s["input"]) or main).shape)
+        lengths = [n for s, _ in states for n in (graph.input(s["input"]) or main).shape]
+        fixed = all(isinstance(n, int) for n in lengths)
         model["input_axes"], how = _order(shape, fixed), f"the shape {_shown(main)}"
+        if len(shape) == 3 and isinstance(shape[1], str) and shape[1] in lengths and shape[0] not in lengths:
+            model["input_axes"], how = "TBF", f"{shape[1]} is the states' batch as well"
     axes = model["input_axes"]
     if len(axes) != len(shape):
         about.asked.append(f"the axes of input {main} (--axes, of B, T, F and 1; {axes!r} does not fit)")

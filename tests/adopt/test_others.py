@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -51,7 +50,7 @@ def test_flashvad_is_exact_on_its_own_features(bundle: Callable[[str], Bundle]) 
     assert [check for check in verify(flash, features) if check.verdict != "exact"] == []
 
 
-def test_voicefilter_states_how_inexact_it_is(bundle: Callable[[str], Bundle], adopted: Callable[..., Path]) -> None:
+def test_voicefilter_states_how_inexact_it_is(bundle: Callable[[str], Bundle]) -> None:
     """Its quantisation scales anew in each call: cuts and company show, within what the recipe states."""
     checks = {check.name: check for check in verify(bundle("voicefilter-lite"))}
     assert bundle("voicefilter-lite").manifest.model.tolerance == 0.01
