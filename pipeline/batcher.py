@@ -117,7 +117,7 @@ class Batcher:
         fresh_samples = np.array([len(chunk) for chunk in chunks], np.int64)
         have = rest + fresh_samples
         # The end of a signal is padded with zeros to a whole block, as its beginning is by the frontend.
-        blocks = np.where(ends, -(-have // size), have // size)
+        blocks = np.where(ends, -(-(have + self._bundle.head.tail_samples) // size), have // size)
         room = np.maximum(have, blocks * size)
         start = np.cumsum(room) - room
         signal = np.zeros((int(room.sum()), rows["rest"].shape[2]), np.float32)

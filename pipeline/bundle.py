@@ -64,7 +64,8 @@ class Bundle:
         x = as_float(np.asarray(samples).reshape(1, -1, self.manifest.input.channels))
         length = x.shape[1]
         whole = self.frontend.block * self.model.block
-        x = np.pad(x, ((0, 0), (0, -x.shape[1] % whole), (0, 0)))
+        tail = self.head.tail_samples
+        x = np.pad(x, ((0, 0), (0, tail + -(length + tail) % whole), (0, 0)))
         frames, _ = self.frontend.step(x, self.frontend.initial_state(1))
         state = self.model.initial_state(1)
         if given is not None:

@@ -70,7 +70,7 @@ def _manifest(model: bytes, source: str, wishes: Wishes, spec: dict[str, Any]) -
         signal.setdefault("channels", spec["features"])
     if "sample_rate_hz" not in signal:
         raise ManifestError(f"{source}: at which rate are the model's samples, or frames? Say it (--rate HZ)")
-    labels = wishes.get("labels")
+    labels = wishes.get("labels", () if head.get("kind") == "overlap_add" else None)
     if labels is None:
         labels = (
             [head.get("label", "speech")] if spec["classes"] == 1 else [f"class_{n}" for n in range(spec["classes"])]

@@ -40,6 +40,7 @@ class Keywords:
     latency = 0
     publishes_scores = False
     publishes_samples = False
+    tail_samples = 0
 
     def __init__(self, spec: KeywordsHead, labels: tuple[str, ...], hop_samples: int = 1) -> None:
         self.spec = spec

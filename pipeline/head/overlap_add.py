@@ -36,6 +36,9 @@ class OverlapAdd:
         self.window_samples = window_samples
         self.hop_samples = hop_samples
         self.lead_samples = window_samples - hop_samples
+        self.tail_samples = (
+            self.lead_samples
+        )  # of silence: the windows that begin before the signal's end are then whole
         self.fields: tuple[Field, ...] = (Field("at", "int64", (), -self.lead_samples),)
         if self.lead_samples:
             self.fields += (Field("sums", "float32", (self.lead_samples,)),)

@@ -13,6 +13,7 @@ class Scores:
     latency = 0
     publishes_scores = True
     publishes_samples = False
+    tail_samples = 0
     labels: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
 

@@ -41,6 +41,7 @@ class Segments:
     latency = 0
     publishes_scores = False
     publishes_samples = False
+    tail_samples = 0
 
     def __init__(self, spec: SegmentsHead, hop_samples: int) -> None:
         self.spec = spec

@@ -61,7 +61,7 @@ class Manifest(Part):
 
     version: Literal[1] = 1
     task: Text
-    labels: tuple[Name, ...] = Field(min_length=1, max_length=65_536)
+    labels: tuple[Name, ...] = Field(max_length=65_536)  # of the scores' columns; none where those are samples
     licence: Text
     provenance: Provenance
     input: InputSpec
@@ -71,7 +71,8 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Manifest:
-        if len(self.labels) != self.model.classes:
+        nameless = isinstance(self.head, OverlapAddHead) and not self.labels
+        if len(self.labels) != self.model.classes and not nameless:
             raise ValueError(f"{len(self.labels)} labels for a model of {self.model.classes} classes")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ from each other")

@@ -112,7 +112,7 @@ def _end(subject: Subject) -> Findings:
     spec, block, x = subject.bundle.manifest.model, subject.block, subject.signals[0]
     for length in sorted({max(0, blocks * block + more) for blocks in (0, 1, 2, 7) for more in (-1, 0, 1)}):
         expected = subject.forward(0, x[:length])
-        owed = -(-length // block) * spec.block + spec.tail_frames
+        owed = -(-(length + subject.bundle.head.tail_samples) // block) * spec.block + spec.tail_frames
         if len(expected.scores) != owed:
             raise Failure(
                 f"{length} samples yield {len(expected.scores)} frames of scores, expected {owed}: a model yields one "

@@ -111,7 +111,7 @@ def _differences(case: Case, manifest: Manifest) -> Iterator[tuple[float, int, s
     """The largest of any score, and of any sample of audio: how large, in which frame, in which column."""
     expected, got = case.expected, case.got
     size, frame, column = _largest(expected.scores, got.scores)
-    yield size, frame, manifest.labels[column]
+    yield size, frame, manifest.labels[column] if manifest.labels else str(column)
     size, sample, _ = _largest(expected.samples[:, None], got.samples[:, None])
     yield size, sample // manifest.hop_samples, "audio"
 

@@ -145,7 +145,8 @@ def test_any_order_of_axes_says_the_same(axes: str, out: str, batch: int | str, 
     ("state", "after"),
     [
         ("h", "hn"), ("h0", "hN"), ("h", "h_out"), ("state", "stateN"), ("state", "new_state"), ("h_in", "h_out"),
-        ("cache_0", "next_cache_0"), ("recurrent", "next_recurrent"), ("lstm.h", "lstm.h_next"), ("past_h", "present_h"),
+        ("cache_0", "next_cache_0"), ("recurrent", "next_recurrent"), ("lstm.h", "lstm.h_next"),
+        ("past_h", "present_h"),
         ("prev_state", "state"), ("memory", "memory_output"), ("input_3", "something_else_entirely"),
     ],
 )  # fmt: skip

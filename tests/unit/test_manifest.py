@@ -54,7 +54,7 @@ BAD: dict[str, tuple[dict[str, Any], Path, object, list[str]]] = {
     "two channels of audio": (AUDIO, ("input", "channels"), 2, ["1 channel", "has 2"]),
     "labels that are not classes": (AUDIO, ("labels",), ["a", "background"], ["2 labels", "4 classes"]),
     "a label twice": (AUDIO, ("labels",), ["a", "b", "b", "background"], ["labels", "differ"]),
-    "no label": (AUDIO, ("labels",), [], ["labels", "at least 1"]),
+    "no label": (AUDIO, ("labels",), [], ["0 labels for a model of 4 classes"]),
     "a background that is no label": (AUDIO, ("head", "background"), "hush", ["background 'hush'", "class_0"]),
     "a batch axis beyond the shape": (AUDIO, (*STATE, "batch_axis"), 3, ["'h'", "[1, 1, 24]", "batch_axis 3"]),
     "a batch axis that holds no 1": (AUDIO, (*STATE, "batch_axis"), 2, ["'h'", "[1, 1, 24]", "batch_axis 2"]),
