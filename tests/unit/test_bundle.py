@@ -231,7 +231,9 @@ class Whole:
         signal = samples.astype(np.float64) / (32768 if samples.dtype == np.int16 else 1)
         frontend = self.manifest.frontend
         unit = self.manifest.hop_samples * self.manifest.model.block
-        signal = np.concatenate([signal, np.zeros((-len(signal) % unit, signal.shape[1]))])
+        # Audio out: behind the signal's end, so much silence that its last samples are in as many windows as any.
+        tail = frontend.window_samples - frontend.hop_samples if self.manifest.head.kind == "overlap_add" else 0
+        signal = np.concatenate([signal, np.zeros((tail + -(len(signal) + tail) % unit, signal.shape[1]))])
         if frontend.kind == "identity":
             return signal.astype(np.float32)
         if len(signal) == 0:
