@@ -144,6 +144,8 @@ class Worker:
             partitions=self._topic.partitions,
             row_bytes=self._belt.layout.row_bytes,
         )
+        if self.bundle.manifest.model.tolerance:
+            self._log.warning("inexact", tolerance=self.bundle.manifest.model.tolerance)
         return Ownership(
             self._client,
             s.topic,

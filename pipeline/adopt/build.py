@@ -6,6 +6,7 @@ import datetime
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from pipeline.adopt.graph import open_graph
@@ -76,7 +77,7 @@ def _manifest(model: bytes, source: str, wishes: Wishes, spec: dict[str, Any]) -
             [head.get("label", "speech")] if spec["classes"] == 1 else [f"class_{n}" for n in range(spec["classes"])]
         )
     provenance = {
-        "recipe": f"adopted from {source}"[:2000],
+        "recipe": f"adopted from {PurePath(source).name}"[:2000],
         "commit": "",
         "data_sha256": "",
         "created": datetime.date.today().isoformat(),
@@ -84,7 +85,7 @@ def _manifest(model: bytes, source: str, wishes: Wishes, spec: dict[str, Any]) -
         **wishes.get("provenance", {}),
     }
     return {
-        "task": wishes.get("task", source[:2000]),
+        "task": wishes.get("task", PurePath(source).name[:2000]),
         "labels": labels,
         "licence": wishes.get("licence", "not stated"),
         "provenance": provenance,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.bundle import Bundle
+    from pipeline.manifest import ModelSpec
 
 EXAMPLES = examples(
     ("statebelt inspect digits", "the shipped bundle"),
@@ -53,6 +54,8 @@ def _about(bundle: Bundle, row_bytes: int) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from pipeline.verify import exactness
+
     manifest = bundle.manifest
     model, source = manifest.model, manifest.provenance
     ms = 1000 / manifest.frame_rate_hz
@@ -69,6 +72,12 @@ def _about(bundle: Bundle, row_bytes: int) -> Table:
         "frames": f"one every {ms:g} ms, {model.features} features to {model.classes} classes",
         "model": f"block {model.block} frames, latency {model.latency} frames ({model.latency * ms:g} ms), "
         f"{model.tail_frames} frames of silence at the end",
+        "calls": _calls(manifest.model),
+        "inputs": ", ".join(
+            [f"{c.input} is always {c.value:g}" for c in model.constants]
+            + [f"{g.input} {list(g.row_shape)} is given once a stream" for g in model.given]
+        ),
+        "exactness": exactness(manifest) or "exact, it says: `statebelt verify` sees whether it is",
         "head": _fields(manifest.head.model_dump()),
         "row": f"{row_bytes:,} bytes: the whole state of one stream, and its checkpoint",
         "made by": f"{source.recipe}, commit {source.commit}, {source.created}",
@@ -80,6 +89,13 @@ def _about(bundle: Bundle, row_bytes: int) -> Table:
         if value:
             table.add_row(name, escape(value))
     return table
+
+
+def _calls(model: ModelSpec) -> str:
+    """How much of what a call of the graph takes."""
+    streams = "one stream (slower: nothing is shared)" if model.streams_a_call else "any number of streams"
+    blocks = "one block" if model.blocks_a_call else "any number of blocks"
+    return f"{streams}, {blocks}"
 
 
 def _fields(values: dict[str, object] | dict[str, float]) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.console import emit, examples, out, say_error
+from pipeline.cli.console import emit, examples, out, say_error, say_warning
+from pipeline.cli.values import Given, read_given
 
 if TYPE_CHECKING:
     from pipeline.component import Array
@@ -41,6 +42,7 @@ def run(
             help="Write the audio that the bundle makes of a recording to this .wav file; of several, into this folder."
         ),
     ] = None,
+    given: Given = None,
     as_json: options.Json = False,
 ) -> None:
     """Run a bundle over recordings without Redis: the same components, the same bytes.
@@ -57,8 +59,11 @@ def run(
     from pipeline.cli.wav import WavFile, places
     from pipeline.errors import AudioError, ConfigError
     from pipeline.offline import run as run_one
+    from pipeline.verify import exactness
 
-    opened = load(bundle)
+    opened, values = load(bundle), read_given(given)
+    if told := exactness(opened.manifest):
+        say_warning(told)
     spec = opened.manifest.input
     step = None if chunk_ms is None else chunk_samples(chunk_ms, spec.sample_rate_hz)
     if wav is not None and not opened.head.publishes_samples:
@@ -69,7 +74,7 @@ def run(
     with _score_file(scores) as keep:
         for path, target in zip(paths, targets, strict=True):
             try:
-                done = run_one(opened, audio.read(path, spec), chunk_samples=step)
+                done = run_one(opened, audio.read(path, spec), chunk_samples=step, given=values)
                 if target is not None and done.samples is not None:
                     with WavFile(target, spec.sample_rate_hz) as file:
                         file.write(done.samples)

@@ -15,11 +15,13 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, err, examples, out, say_error, say_warning
+from pipeline.cli.values import Given, read_given
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from pipeline.cli.playback import Recording
+    from pipeline.component import Array
     from pipeline.manifest import InputSpec
     from pipeline.producer import Producer
     from pipeline.settings import Settings
@@ -86,6 +88,7 @@ def push(
             "--resume", help="Go on where each stream stands: what is stored of its recording is not pushed again."
         ),
     ] = False,
+    given: Given = None,
     when_full: Annotated[
         WhenFull,
         typer.Option(
@@ -106,14 +109,16 @@ def push(
     stdin = [str(path) for path in files] == ["-"]
     if not stdin and any(str(path) == "-" for path in files):
         raise ConfigError("- (standard input) stands alone; push files with another command")
-    given = load_settings(topic=topic, url=url)
-    with _open(given, rate, channels, sample_type.value if sample_type else None, when_full) as producer:
+    settings, values = load_settings(topic=topic, url=url), read_given(given)
+    with _open(settings, rate, channels, sample_type.value if sample_type else None, when_full) as producer:
         if stdin:
             if resume:
                 producer.resume(stream or "stdin")  # a pipe goes on where it is: only the numbers have to
+            if values is not None:
+                producer.give(stream or "stdin", values)
             _push_stdin(producer, stream or "stdin", pace, chunk_ms, end, as_json)
         else:
-            _push_files(producer, files, stream, pace, chunk_ms, end, resume, as_json)
+            _push_files(producer, files, stream, pace, chunk_ms, end, resume, values, as_json)
 
 
 def _open(
@@ -157,6 +162,7 @@ def _push_files(
     chunk_ms: float,
     end: bool,
     resume: bool,
+    values: Array | None,
     as_json: bool,
 ) -> None:
     from pipeline import audio
@@ -179,6 +185,9 @@ def _push_files(
             unreadable += len(paths[cut : cut + at_once]) - len(group)
             if resume:
                 group = _what_is_missing(producer, group, end)
+            if values is not None:
+                for recording in group:
+                    producer.give(recording.stream, values)
             total += sum(len(recording.samples) for recording in group) / rate_hz
             bar.update(job, total=total)
             parts = rounds(group, step, end=end)

@@ -153,6 +153,25 @@ class TestPushAndTail:
         out, _ = statebelt("push", tmp_path, "--resume", "--url", url)
         assert "pushed 0 recordings, 0.0 s of signal" in out
 
+    def test_what_is_given_reaches_its_stream(self, url: str, tmp_path: Path) -> None:
+        """From a file, with raw frames on standard input; and in `run`, which takes the same file."""
+        bundle = zoo.bundle("given")
+        spec, values = bundle.manifest.input, np.arange(8, dtype=np.float32)
+        np.save(tmp_path / "v.npy", values)
+        samples = zoo.signal(spec, 30)
+        with worker(url, bundle):
+            make_producer(url, bundle).close()
+            statebelt("push", "-", "--given", tmp_path / "v.npy", "--url", url, stdin=samples.tobytes())
+            out, _ = statebelt("tail", "--from-beginning", "--until-end", "--stream", "stdin", "--json", "--url", url)
+        found = np.array([row for line in out.splitlines() for row in json.loads(line).get("scores", [])], np.float32)
+        assert found.tobytes() == bundle.forward(samples, values).scores.tobytes()
+        np.save(tmp_path / "text.npy", np.array(["x"]))
+        np.save(tmp_path / "nan.npy", np.array([np.nan]))
+        (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
+        for name in ("text.npy", "nan.npy", "cut.npy", "absent.npy"):
+            _, err = statebelt("push", "-", "--given", tmp_path / name, "--url", url, stdin=b"", code=2)
+            assert "--given" in err
+
     def test_resume_of_another_recording_is_told(self, url: str, tmp_path: Path) -> None:
         long, short = recording(tmp_path / "long.wav", 0.5), recording(tmp_path / "short.wav", 0.3)
         push = ("push", "--stream", "s", "--rate", 16_000, "--url", url)
