@@ -107,7 +107,7 @@ class Segments:
                 silent = np.where(speech[:, t], _NONE, np.where(quiet & (silent == _NONE), now, silent))
                 over = quiet & ((now - silent) * self._hop >= self.spec.min_silence_samples)
                 counts = self._counts(first, np.where(silent == _NONE, now + 1, silent))
-                tells = is_open & ~told & (silent == _NONE) & counts
+                tells = is_open & ~told & counts
                 told = (told | tells) & ~over
                 which = np.flatnonzero((over & counts) | (tells & self.spec.starts))
                 if which.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from collections.abc import Iterator
@@ -129,12 +130,14 @@ class TestWavFile:
                 file.write(np.zeros(1, np.float32))
         assert pcm(tmp_path / "x.wav") == bytes(8)
 
+    @pytest.mark.filterwarnings("error")  # nor is anything said when it is collected
     def test_a_disk_that_is_full(self) -> None:
         full = Path("/dev/full")
         if not full.exists():
             pytest.skip("no /dev/full here")
         with pytest.raises(ConfigError, match=r"/dev/full: cannot be written: No space left"):
             WavFile(full, RATE)
+        gc.collect()
 
 
 @pytest.fixture

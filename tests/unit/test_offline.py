@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
+from pipeline.head import Keywords
+from pipeline.manifest import KeywordsHead
 from pipeline.offline import Run, run
 from tests import zoo
 
@@ -63,6 +65,20 @@ def test_events_lie_within_the_recording_and_in_order() -> None:
         assert 0 <= event.score <= 1
     ends = [event.end_s for event in found.events]
     assert ends == sorted(ends)
+
+
+def test_times_are_those_of_the_frames() -> None:
+    """Frames of 77 samples at 16 kHz, and no event behind the last sample."""
+    manifest = zoo.bundle("audio").manifest
+    assert isinstance(manifest.head, KeywordsHead)
+    head = Keywords(manifest.head, manifest.labels)  # in frames
+    events, state = head.step(whole("audio").scores[None], head.initial_state(1))
+    frames = [
+        (start, end) for part in (events, head.flush(state)) for start, end in zip(part.start, part.end, strict=True)
+    ]
+    last = len(signal("audio")) / 16_000
+    expected = [(min(start * 77 / 16_000, last), min(end * 77 / 16_000, last)) for start, end in frames]
+    assert [(event.start_s, event.end_s) for event in whole("audio").events] == expected
 
 
 @pytest.mark.parametrize("samples", [0, 1, 76])
