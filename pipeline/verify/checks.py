@@ -83,7 +83,8 @@ def _rows(subject: Subject) -> Findings:
 
 def _fresh(subject: Subject) -> Findings:
     """On a belt of one row, as a worker's: one stream leaves it, another gets it."""
-    x, tenant = subject.signals[:2]
+    x = subject.signals[0]
+    tenant = subject.stranger(x)  # never silent, so that it leaves something behind
     edges = subject.block_edges(len(x), 1)
     rows = Rows(subject, [0])
     belt = Belt(rows.batcher.layout, 1)

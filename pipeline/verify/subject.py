@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import InputSpec
 
 FRAMES = 300
-"""Frames of a stream, unless asked for otherwise; of a recording, up to twice as many."""
+"""Frames of a stream, unless asked for otherwise: a few seconds of work for a model of a million weights."""
 
 _FEWEST_BLOCKS = 24  # that a stream has in any case
 _CROWD_BLOCKS = 40  # of each stream, at most, where there are many
@@ -58,7 +58,7 @@ class Subject:
         self.block = bundle.frontend.block * bundle.model.block
         wanted = FRAMES * bundle.frontend.block
         if self._recording is not None:
-            wanted = min(len(self._recording), 2 * wanted)
+            wanted = min(len(self._recording), wanted)
         if seconds is not None:
             wanted = round(seconds * bundle.manifest.input.sample_rate_hz)
         length = max(_FEWEST_BLOCKS, wanted // self.block) * self.block

@@ -12,7 +12,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from pipeline.batcher import Batcher, Output
+from pipeline.belt import Belt, RowLayout
 from pipeline.bundle import Bundle, from_bytes
+from pipeline.component import Array
 from pipeline.errors import ConfigError
 from pipeline.manifest import (
     GivenSpec,
@@ -299,6 +302,46 @@ class TestInexact:
         assert checks["traffic"].verdict == "within tolerance"
         assert "Events differ" in advice(checks, 0.5)
         assert checks["rows"].events_same
+
+
+class TestRuntime:
+    """Faults of the runtime, not of the model: a promise is checked, not assumed."""
+
+    def test_rows_that_lose_a_state(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        parse = RowLayout.parse
+
+        def forgetful(layout: RowLayout, stored: bytes) -> bytes:
+            row = np.frombuffer(parse(layout, stored), layout.dtype).copy()
+            row["model.past"] = 0
+            return row.tobytes()
+
+        monkeypatch.setattr(RowLayout, "parse", forgetful)
+        checks = found(model(SOUND))
+        assert set(wrong(checks)) == {"rows", "traffic"}
+        assert "rows: no tolerance should hide these" in advice(checks)
+
+    def test_a_row_that_keeps_its_last_tenant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = Belt.place
+
+        def careless(belt: Belt, stream: str, partition: int, stored: bytes | None) -> None:
+            before = belt.rows.copy()
+            place(belt, stream, partition, stored)
+            belt.rows[:] = before
+
+        monkeypatch.setattr(Belt, "place", careless)
+        assert set(wrong(found(model(SOUND)))) == {"fresh"}
+
+    def test_an_empty_chunk_that_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = Batcher.run
+
+        def forgetful(batcher: Batcher, rows: Array, chunks: list[Array], ends: Array) -> list[Output]:
+            rows["model.past"][[len(chunk) == 0 for chunk in chunks]] = 0
+            return run(batcher, rows, chunks, ends)
+
+        monkeypatch.setattr(Batcher, "run", forgetful)
+        checks = found(model(SOUND))
+        assert checks["empty"].verdict == "beyond tolerance"
+        assert checks["batch"].verdict == checks["rows"].verdict == "exact"
 
 
 class TestLatency:
