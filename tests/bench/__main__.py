@@ -20,7 +20,7 @@ from rich.table import Table
 from pipeline.batcher import Batcher
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.bundle import Bundle, load
-from tests.bench import live
+from tests.bench import live, vad
 from tests.bench.soak import RECORDING
 
 ROUNDS, CHUNKS = 7, 10
@@ -87,6 +87,7 @@ def main() -> None:
     Console().print(table)
     p50, p99 = (report.quantile(q, "pushed_ms") for q in (0.5, 0.99))
     print(f"push to result: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    vad.main()
 
 
 if __name__ == "__main__":
