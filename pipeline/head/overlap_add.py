@@ -2,7 +2,8 @@
 
 Frame t's window covers the `window` samples before sample (t + 1) * hop, as the window frontend cut them. So the first
 `window - hop` samples that come out lie before the signal's beginning, and the same number is still to come when
-the last window has been added: N samples in, N samples out, each in its own place, the last ones at the end.
+the last window has been added: N samples in, N samples out, each in its own place, the last ones at the end. The signal
+is followed by `tail_samples` of silence, so that its last samples are in as many windows as all others.
 
 Exact whatever the chunks: every sample is a sum in one fixed order, the oldest window first; what is unfinished is
 carried as the sum so far. Exact whatever the batch: additions are elementwise. The hop need not divide the window.
@@ -36,9 +37,7 @@ class OverlapAdd:
         self.window_samples = window_samples
         self.hop_samples = hop_samples
         self.lead_samples = window_samples - hop_samples
-        self.tail_samples = (
-            self.lead_samples
-        )  # of silence: the windows that begin before the signal's end are then whole
+        self.tail_samples = self.lead_samples
         self.fields: tuple[Field, ...] = (Field("at", "int64", (), -self.lead_samples),)
         if self.lead_samples:
             self.fields += (Field("sums", "float32", (self.lead_samples,)),)

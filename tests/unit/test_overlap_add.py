@@ -79,8 +79,8 @@ def test_windows_that_sum_to_one_give_the_signal_back_in_its_place(window, hop):
 
 @cache
 def passing(window: int, hop: int, tail_frames: int = 0, plus: float = 0.0) -> Bundle:
-    """Every window is what comes in, and what the state always was."""
-    nodes = [helper.make_node("Add", ["x", "h"], ["scores"]), helper.make_node("Identity", ["h"], ["hn"])]
+    """Every window is what comes in; and `plus` with the first, twice as much with each one behind it (one a call)."""
+    nodes = [helper.make_node("Add", ["x", "h"], ["scores"]), helper.make_node("Add", ["h", "h"], ["hn"])]
     of = {"x": ["B", "T", window], "scores": ["B", "T", window], "h": ["B", 1, 1], "hn": ["B", 1, 1]}
     about = {name: helper.make_tensor_value_info(name, zoo.FLOAT, shape) for name, shape in of.items()}
     graph = helper.make_graph(nodes, "passing", [about["x"], about["h"]], [about["scores"], about["hn"]])
@@ -92,7 +92,7 @@ def passing(window: int, hop: int, tail_frames: int = 0, plus: float = 0.0) -> B
         input=InputSpec(sample_rate_hz=8000, sample_type="float32"),
         frontend=WindowFrontend(window_samples=window, hop_samples=hop),
         model=ModelSpec(
-            input="x", output="scores", features=window, classes=window, tail_frames=tail_frames,
+            input="x", output="scores", features=window, classes=window, tail_frames=tail_frames, one_block=True,
             states=(StateSpec(input="h", output="hn", shape=(1, 1, 1), batch_axis=0, initial=plus),),
         ),
         head=OverlapAddHead(),
@@ -148,11 +148,11 @@ def test_a_sum_that_overflows_breaks_its_own_stream_alone():
 
 
 def test_a_sum_that_overflows_at_the_very_end():
-    """In what the tail adds, when the last sample has come."""
-    rows = Rows(passing(64, 16, tail_frames=5, plus=1e38), 1)
+    """In what the tail adds, when the last sample has come: five windows of 1, 2, 4, 8 and 16e37, then one of 32e37."""
+    rows = Rows(passing(64, 16, tail_frames=1, plus=1e37), 1)
     rows.feed([0], [np.zeros((20, 1), np.float32)], [False])
     assert not rows.samples[0]
     (output,) = rows.batcher.run(rows.rows, [np.zeros((1, 1), np.float32)], np.array([True]))
     assert output.broken
-    assert not output.samples
+    np.testing.assert_allclose(np.concatenate(output.samples), [15e37] * 16 + [30e37] * 5, rtol=1e-6)
     assert rows.rows["head.at"][0] == -48
