@@ -68,6 +68,9 @@ def adopt(
     one_stream: Annotated[
         bool, typer.Option("--one-stream", help="A call for each stream, though the graph takes more.")
     ] = False,
+    one_block: Annotated[
+        bool, typer.Option("--one-block", help="A call for each block, though the graph takes more.")
+    ] = False,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="How inexact it is between two cuts or batches: `statebelt verify`.")
     ] = None,
@@ -99,6 +102,7 @@ def adopt(
             "block": block,
             "latency": latency,
             "one_stream": one_stream or None,
+            "one_block": one_block or None,
             "tolerance": tolerance,
         },
         "labels": labels.split(",") if labels else None,

@@ -223,6 +223,16 @@ def test_raw_audio_in_windows(tmp_path: Path) -> None:
     assert load(output).manifest.frontend == PowerFrontend(window_samples=10, hop_samples=4)
 
 
+def test_a_call_for_each_stream_and_block(tmp_path: Path) -> None:
+    """What makes a model exact that is not over batches or cuts."""
+    path, output = tmp_path / "m.onnx", tmp_path / "b.onnx"
+    path.write_bytes(gru())
+    statebelt("adopt", path, "-o", output, "--rate", 50, "--one-stream", "--one-block")
+    bundle = load(output)
+    assert (bundle.manifest.model.streams_a_call, bundle.manifest.model.blocks_a_call) == (1, 1)
+    assert run(bundle, SIGNAL).scores.tobytes() == expected()
+
+
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     path, recipe = tmp_path / "m.onnx", tmp_path / "mine.toml"
     path.write_bytes(gru())
