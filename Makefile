@@ -11,13 +11,15 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 TORCH_INDEX ?=
 # What `make demo` plays: a recording, or a folder of them.
 INPUT ?=
+# Flags of `make bench`: --quick, --only NAME..., --known 10 1000 10000 100000, --turns N, --seconds S.
+BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck train evaluate export bench soak chaos takeover churn flood fuzz redis worker clean
+.PHONY: help setup demo test lint typecheck train evaluate export bench bench-check soak chaos takeover churn flood fuzz redis worker clean
 
 help: ## show this list
 	@echo "make TARGET, one of:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(VENV)/.runtime ## a virtual environment with the runtime alone (no torch, no librosa)
 
@@ -43,8 +45,11 @@ evaluate: $(VENV)/.everything ## leave-one-speaker-out accuracy and the detector
 export: $(VENV)/.everything ## weights to pipeline/bundles/digits.onnx, proven equal to torch
 	$(BIN)/python -m training.export
 
-bench: $(VENV)/.everything ## how fast it is on this machine
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/.bench ## all contenders side by side, six minutes; JSON and plots to runs/bench (BENCH="--quick")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench $(BENCH)
+
+bench-check: $(VENV)/.bench ## a short run's ratios against tests/bench/reference.json; a loss over 15 % fails
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench --check
 
 soak: $(VENV)/.everything ## 200 streams at real-time pace for five minutes
 	$(BIN)/python -m tests.bench.soak
@@ -92,4 +97,9 @@ $(VENV)/.everything: pyproject.toml tests/adopt/wheels.txt $(VENV)/.runtime
 	@$(PIP) install -qq $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
 	@$(PIP) install -qq -e '.[training,test]'
 	@$(PIP) install -qq --no-deps -r tests/adopt/wheels.txt
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.everything
+	@echo "installing who else is measured into $(VENV) ..."
+	@$(PIP) install -qq -e '.[bench]' || echo "not all of it could be installed: its rows will be skipped, with the reason"
 	@touch $@

@@ -1,94 +1,107 @@
-"""`make bench`: where the time of a 100 ms chunk goes on this machine, from the model alone to the whole path.
+"""`make bench`: all contenders side by side, one run, on this machine. `make bench-check`: are the ratios still so?
 
-Ratios of one run mean something, absolute times on a shared machine little: every row is the median of several
-rounds in which all contenders take turns.
+Ratios of one run mean something, absolute times on a shared machine little: every figure is the median of several
+turns in which all contenders are measured one after the other, on the same server and the same recording.
 """
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import psutil
-import soundfile
 from rich.console import Console
-from rich.table import Table
 
-from pipeline.batcher import Batcher
-from pipeline.broker.embedded import EmbeddedServer
-from pipeline.bundle import Bundle, load
-from tests.bench import live, vad
-from tests.bench.soak import RECORDING
+from tests.bench import runner, show, summary
+from tests.bench.contest import Pace
+from tests.bench.figures import better, compare
+from tests.bench.runner import Plan
 
-ROUNDS, CHUNKS = 7, 10
-FRAMES = 10
+REFERENCE = Path(__file__).with_name("reference.json")
+CHECKED = ("ceiling", "statebelt", "words", "loop", "faststream", "vad")
 
 
-def model_alone(bundle: Bundle, batch: int) -> Callable[[], float]:
-    """Seconds a chunk of ten ready frames."""
-    x = np.random.default_rng(0).random((batch, FRAMES, bundle.manifest.model.features)).astype(np.float32)
-    state = bundle.model.initial_state(batch)
-
-    def once() -> float:
-        began = time.perf_counter()
-        for _ in range(CHUNKS):
-            bundle.model.step(x, state)
-        return (time.perf_counter() - began) / CHUNKS / batch
-
-    return once
-
-
-def batcher(bundle: Bundle, streams: int, recording: np.ndarray) -> Callable[[], float]:
-    """Seconds a chunk of 100 ms of samples: frontend, model, head, rows."""
-    made = Batcher(bundle)
-    rows = np.repeat(np.array([made.layout.blank]), streams)
-    size = int(bundle.manifest.input.sample_rate_hz / 10)
-    ends = np.zeros(streams, bool)
-    places = np.arange(streams) * 7919 % (len(recording) - (CHUNKS + 1) * size)
-
-    def once() -> float:
-        began = time.perf_counter()
-        for turn in range(CHUNKS):
-            made.run(rows, [recording[p + turn * size :][:size, None] for p in places], ends)
-        return (time.perf_counter() - began) / CHUNKS / streams
-
-    return once
+def plan_of(given: argparse.Namespace) -> Plan:
+    """Flags to a plan: the short one measures the contest alone, twice."""
+    short = given.quick or given.check or given.write_reference
+    names = given.only or (CHECKED if short else runner.NAMES)
+    turns = given.turns or (2 if short else 3)
+    seconds = given.seconds or (3.0 if short else 6.0)
+    return Plan(
+        names=names,
+        turns=turns,
+        curve_turns=1 if short else min(2, turns),
+        pace=Pace(drain_s=1.0 if short else 1.5, seconds=seconds, half=not short),
+        curve_s=min(seconds, 4.0),
+        alone_s=1.0 if short else 2.0,
+        known=given.known,
+    )
 
 
-def main() -> None:
-    bundle = load("digits")
-    recording, _ = soundfile.read(RECORDING, dtype="int16")
-    contenders = {f"model alone, {b} streams": model_alone(bundle, b) for b in (1, 16, 64)}
-    contenders |= {f"frontend, model, head, {b} streams": batcher(bundle, b, recording) for b in (1, 16, 64, 256)}
-    for once in contenders.values():
-        once()
-    taken = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, once in contenders.items():
-            taken[name].append(once() * 1e6)
-    table = Table("", "us a 100 ms chunk", "spread", "x model at 64", title=f"one core, median of {ROUNDS} rounds")
-    base = float(np.median(taken["model alone, 64 streams"]))
-    for name, us in taken.items():
-        middle = float(np.median(us))
-        table.add_row(name, f"{middle:.0f}", f"{min(us):.0f}-{max(us):.0f}", f"{middle / base:.2f}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        with (
-            EmbeddedServer(path / "redis") as server,
-            live.worker_process(server.url, path / "worker.log", publish="chunks") as worker,
-        ):
-            report = live.play(server.url, worker, psutil.Process(server.pid), recording, streams=200, seconds=20)
-    for name, spent in (("worker", report.worker_cpu_s), ("server", report.server_cpu_s)):
-        us = spent / report.chunks * 1e6
-        table.add_row(f"the whole path, 200 live streams: {name} CPU", f"{us:.0f}", "", f"{us / base:.2f}")
-    Console().print(table)
-    p50, p99 = (report.quantile(q, "pushed_ms") for q in (0.5, 0.99))
-    print(f"push to result: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
-    vad.main()
+def measure(plan: Plan, console: Console) -> dict[str, Any]:
+    with runner.ground() as ground:
+        return runner.Runner(ground, plan, console).everything()
+
+
+def save(run: dict[str, Any], folder: Path) -> Path:
+    """A dated JSON and its plots."""
+    from tests.bench.plots import plot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    path = stem.with_name(f"{stem.name}.json")
+    path.write_text(json.dumps({**run, "ratios": summary.ratios(run)}, indent=1) + "\n")
+    plot(run, stem)
+    return path
+
+
+def check(plan: Plan, console: Console) -> int:
+    """Exit 1 if a ratio is lost, twice."""
+    committed = json.loads(REFERENCE.read_text())["ratios"]
+    run = measure(plan, console)
+    found = summary.ratios(run)
+    verdicts = compare(committed, found)
+    if any(verdict.lost for verdict in verdicts):
+        show.show_check(verdicts)
+        console.print("a loss; once more, as a loss counts when it is there twice")
+        verdicts = compare(committed, better(found, summary.ratios(measure(plan, console))))
+    show.show_check(verdicts)
+    for name, why in run["skipped"].items():
+        print(f"skipped: {name}: {why}")
+    lost = [verdict.name for verdict in verdicts if verdict.lost]
+    print("FAILED: lost: " + ", ".join(lost) if lost else "passed: no ratio lost more than it may")
+    return bool(lost)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=runner.NAMES, metavar="NAME", help=", ".join(runner.NAMES))
+    parser.add_argument("--quick", action="store_true", help="the contest alone, in about a minute")
+    parser.add_argument("--turns", type=int, help="of every contender")
+    parser.add_argument("--seconds", type=float, help="of every live measurement")
+    parser.add_argument("--known", type=int, nargs="+", default=list(runner.curves.KNOWN), help="streams, to 100000")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="where JSON and plots go")
+    parser.add_argument("--check", action="store_true", help="a short run's ratios against reference.json")
+    parser.add_argument("--write-reference", action="store_true", help="make this short run's ratios the reference")
+    given = parser.parse_args(arguments)
+    console, plan = Console(stderr=True, width=show.WIDTH), plan_of(given)
+    if given.check:
+        return check(plan, console)
+    run = measure(plan, console)
+    show.show(run)
+    path = save(run, given.out)
+    print(f"{run['took_s']:.0f} s; {path} and its plots beside it")
+    if given.write_reference:
+        written = {"machine": run["machine"], "ratios": {n: round(r, 3) for n, r in summary.ratios(run).items()}}
+        REFERENCE.write_text(json.dumps(written, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Who reads: every result's time of arrival, and the whole of it for a few streams that are compared byte for byte."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+
+import redis
+
+from pipeline.broker.reader import BEGINNING, Entry, read_keys
+
+Parse = Callable[[dict[bytes, bytes]], tuple[bytes, bytes, bool]]
+"""An entry's fields to (stream, seq, end)."""
+
+
+class Reading:
+    """Reads the results logs `keys` from their beginning. `at` is when each (stream, seq) could be read."""
+
+    def __init__(self, client: redis.Redis, keys: Sequence[str], parse: Parse) -> None:
+        self._client, self._parse = client, parse
+        self._positions = dict.fromkeys(keys, BEGINNING)
+        self.at: dict[tuple[bytes, bytes], float] = {}
+        self.kept: defaultdict[bytes, list[Entry]] = defaultdict(list)
+        self.ended = 0
+        self.last_s = 0.0
+
+    def forget(self) -> None:
+        """Before the next load."""
+        self.at.clear()
+        self.kept.clear()
+        self.ended = 0
+
+    def until(
+        self, done: Callable[[], bool], keep: Collection[bytes], deadline_s: float, check: Callable[[], None]
+    ) -> None:
+        """Read until `done`; entries of the streams `keep` are kept. Raises RuntimeError after `deadline_s`."""
+        end_s = time.monotonic() + deadline_s
+        while not done():
+            found = read_keys(self._client, self._positions, 1000, 200)
+            now = time.time()
+            for key, entries in found.items():
+                self._positions[key] = entries[-1][0]
+                for entry in entries:
+                    stream, seq, last = self._parse(entry[1])
+                    self.at[stream, seq] = self.last_s = now
+                    self.ended += last
+                    if stream in keep:
+                        self.kept[stream].append(entry)
+            check()
+            if time.monotonic() > end_s:
+                raise RuntimeError(f"only {len(self.at)} results ({self.ended} ends) in {deadline_s:.0f} s")

@@ -1,0 +1,112 @@
+"""A run's raw figures to rows, ratios and latencies. Medians over turns; ratios are taken within a turn first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.figures import GRID, Series, over, streams_a_core
+
+Run = Mapping[str, Any]
+"""What `__main__` wrote: machine, alone, matches, vad, curves, skipped."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contender: CPU us a chunk, and what the server and the producer spent beside it."""
+
+    name: str
+    us: Series
+    server_us: Series | None = None
+    producer_us: Series | None = None
+    at: str = ""
+    whole: str = ""
+
+    @property
+    def streams(self) -> float:
+        return streams_a_core(self.us.middle)
+
+
+def best_batch(turns: Sequence[Mapping[str, float]]) -> str:
+    """The batch size with the least median."""
+    return min(turns[0], key=lambda batch: over(turns, batch).middle)
+
+
+def _matched(name: str, turns: Sequence[Run], ours: bool) -> Row:
+    most = [turn["most"] for turn in turns]
+    compared = sum(turn["compared"] for turn in turns)
+    furthest = max(turn["furthest"] for turn in turns)
+    streams = Series.of(part["streams"] for part in most).middle
+    told = f"same bytes ({compared})" if ours else f"within {furthest:.0e} ({compared})"
+    return Row(
+        name, over(most, "us"), over(most, "server_us"), over(most, "producer_us"), f"{streams:.0f} live", told
+    )  # fmt: skip
+
+
+OURS = ("statebelt", "words")
+
+
+def rows(run: Run) -> list[Row]:
+    """Every contender that was measured, the ceiling first."""
+    found = []
+    for name, turns in run["alone"].items():
+        batch = best_batch(turns)
+        found.append(Row(name, over(turns, batch), at=f"batch {batch}"))
+    found += [_matched(name, turns, name in OURS) for name, turns in run["matches"].items()]
+    return found
+
+
+def vad_rows(run: Run) -> list[Row]:
+    """Voice activity: ours first."""
+    vad = run.get("vad") or {}
+    ours = [_matched("statebelt", vad["ours"], True)] if vad.get("ours") else []
+    return ours + [Row(name, Series.of(values), at="batch 1") for name, values in vad.get("loops", {}).items()]
+
+
+def _cost(run: Run, name: str) -> Sequence[float]:
+    """CPU us a chunk in every turn."""
+    if name in run["alone"]:
+        turns = run["alone"][name]
+        return [turn[best_batch(turns)] for turn in turns]
+    return [turn["most"]["us"] for turn in run["matches"].get(name, ())]
+
+
+def ratios(run: Run) -> dict[str, float]:
+    """What travels from machine to machine; the larger, the better for us."""
+    vad = run.get("vad") or {}
+    pairs = {
+        "statebelt, of the ceiling": (_cost(run, "ceiling"), _cost(run, "statebelt")),
+        "words, of the ceiling": (_cost(run, "ceiling"), _cost(run, "words")),
+        "statebelt x loop": (_cost(run, "loop"), _cost(run, "statebelt")),
+        "statebelt x faststream": (_cost(run, "faststream"), _cost(run, "statebelt")),
+        "vad x silero loop": (
+            vad.get("loops", {}).get("silero loop", ()), [turn["most"]["us"] for turn in vad.get("ours", ())]
+        ),
+    }  # fmt: skip
+    return {
+        name: Series.of(other / ours for other, ours in zip(others, mine, strict=False)).middle
+        for name, (others, mine) in pairs.items()
+        if others and mine
+    }
+
+
+def latencies(run: Run) -> list[tuple[str, Sequence[Run]]]:
+    """Everything that was live: what, and its turns."""
+    labels = {"half": "at half of its maximum", "most": "at 90 %"}
+    return [
+        (f"{name} {label}", [turn[part] for turn in turns])
+        for name, turns in run["matches"].items()
+        for part, label in labels.items()
+        if turns and part in turns[0] and "pushed_ms" in turns[0][part]
+    ]
+
+
+def percentile(turns: Sequence[Run], which: str, percent: float) -> Series:
+    """Of latencies `pushed_ms` or `due_ms`."""
+    return Series.of(turn[which][GRID.index(percent)] for turn in turns)
+
+
+def speed_up(curve: Mapping[str, Sequence[Run]]) -> Series:
+    """Two workers against one, by their CPU: twice the cores, at whatever a chunk costs then."""
+    return Series.of(2 * one["us"] / two["us"] for one, two in zip(curve["1"], curve["2"], strict=True))
