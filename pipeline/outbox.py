@@ -43,13 +43,12 @@ class Cutter:
 
     def given(self, stream: str, values: Array) -> Given:
         """What a stream is given, as it is sent. Raises ChunkRejected as `cut`."""
+        check_stream(stream)
         x = np.asarray(values)
         if x.dtype != np.float32:
-            raise ChunkRejected("wrong_type", f"stream {check_stream(stream)!r}: given {x.dtype}; expected float32")
+            raise ChunkRejected("wrong_type", f"stream {stream!r}: given {x.dtype}; expected float32")
         if not np.isfinite(x).all():
-            raise ChunkRejected(
-                "not_finite", f"stream {check_stream(stream)!r}: given NaN or infinity; repair it first"
-            )
+            raise ChunkRejected("not_finite", f"stream {stream!r}: given NaN or infinity; repair it first")
         return Given(x.astype("<f4", copy=False).tobytes())
 
     def cut(self, stream: str, samples: Array | Given) -> list[bytes]:

@@ -107,6 +107,14 @@ def test_bad_streams(stream: str) -> None:
     assert raised.value.reason == "bad_stream"
 
 
+@pytest.mark.parametrize("stream", ["", "a{b}", "x" * 201, "new\nline"])
+def test_bad_streams_are_given_nothing(stream: str) -> None:
+    """At once, not by whoever sends: in a queue it would hold up all that stand behind it."""
+    with pytest.raises(ChunkRejected) as raised:
+        Cutter(InputSpec(sample_rate_hz=8000), 1000).given(stream, np.zeros(3, np.float32))
+    assert raised.value.reason == "bad_stream"
+
+
 @pytest.mark.parametrize("end", [False, True])
 def test_what_failed_keeps_its_numbers_and_nothing_else_gets_them(end: bool) -> None:
     box = outbox(max_chunk_bytes=4)
