@@ -107,8 +107,9 @@ class Waiting:
                 return
             # Its end stays, one number further: so that there is a gap where its samples were.
             waits.data, waits.index = b"", waits.index + 1
-        waits = self._queue.popitem(last=False)[1]
-        self._counts["dropped_ends"] += 1
+        waits = self._queue.popitem(last=False)[1]  # nothing is left but ends and what was given
+        waits.life.headless |= waits.index == 0
+        self._counts["dropped_ends" if waits.end else "dropped"] += 1
 
     def take(self, full: Collection[int], partitions: int) -> list[_Waits]:
         """The oldest chunks go on their way: in order, one life a stream, none of the partitions in `full`."""

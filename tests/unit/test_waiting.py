@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.broker.appender import Append, AppendFailed, AppendFenced, AppendFull, Pushed
+from pipeline.broker.appender import Append, AppendFailed, AppendFenced, AppendFull, Given, Pushed
 from pipeline.broker.exchange import Exchange
 from pipeline.broker.stand import Begin, Begun, Terms
 from pipeline.errors import BacklogFull, BrokerUnavailable, Fenced, StatebeltError
@@ -152,6 +152,19 @@ def test_a_queue_of_nothing_but_ends_keeps_its_bound() -> None:
     log.serve(queue)
     assert [chunk.stream for chunk in log.chunks] == ["s-2", "s-3", "s-4"]
     assert queue.counts == {"pushed": 3, "dropped_ends": 2}
+
+
+def test_what_was_given_is_dropped_last_and_its_stream_then_begins_with_a_gap() -> None:
+    """Without the gap all that follows would pass for the results of a stream that was given it."""
+    queue, log = Queue(2), Log()
+    for stream in "abc":
+        queue.push(stream, Given(stream.encode()))
+    log.serve(queue)
+    queue.push("a", b"1")
+    log.serve(queue)
+    assert log.of("a") == [(0, b"", False), (2, b"1", False)]
+    assert log.of("b") == [(0, b"b", False)]
+    assert queue.counts == {"pushed": 3, "dropped": 1}
 
 
 def test_two_lives_of_a_name_do_not_share_a_call() -> None:
