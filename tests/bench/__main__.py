@@ -22,7 +22,7 @@ from tests.bench.figures import better, compare
 from tests.bench.runner import Plan
 
 REFERENCE = Path(__file__).with_name("reference.json")
-CHECKED = ("ceiling", "statebelt", "words", "loop", "faststream", "vad")
+CHECKED = ("ceiling", "statebelt", "loop", "faststream", "vad")
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
@@ -30,13 +30,13 @@ def plan_of(given: argparse.Namespace) -> Plan:
     short = given.quick or given.check or given.write_reference
     names = given.only or (CHECKED if short else runner.NAMES)
     turns = given.turns or (2 if short else 3)
-    seconds = given.seconds or (3.0 if short else 6.0)
+    seconds = given.seconds or (2.0 if short else 5.0)
     return Plan(
         names=names,
         turns=turns,
         curve_turns=1 if short else min(2, turns),
-        pace=Pace(drain_s=1.0 if short else 1.5, seconds=seconds, half=not short),
-        curve_s=min(seconds, 4.0),
+        pace=Pace(drain_s=0.5 if short else 1.0, flood_s=1.5 if short else 2.0, seconds=seconds, half=not short),
+        curve_s=min(seconds, 3.0),
         alone_s=1.0 if short else 2.0,
         known=given.known,
     )

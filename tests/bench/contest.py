@@ -1,7 +1,9 @@
-"""A contender on Redis, measured: its maximum from a backlog, then live at a part of that maximum, open loop.
+"""A contender on Redis, measured: its maximum, then live at a part of that maximum, open loop.
 
     drain   the worker is stopped (SIGSTOP), a backlog is pushed, it goes on: how fast is it when there is always work?
-    live    so many streams that they are a given part of that maximum; a chunk a stream every 100 ms, whatever happens
+    flood   more live streams than the drain says it bears: how many chunks a second come out? That is the maximum, of
+            the worker and of the server and all who share cores with it
+    live    so many streams that they are a given part of the maximum; a chunk a stream every 100 ms, whatever happens
 
 What was measured is also compared: a sample of its streams with the whole run, byte for byte.
 """
@@ -22,7 +24,7 @@ import psutil
 from pipeline.broker.connection import connect
 from pipeline.bundle import Bundle, load
 from tests.bench import live
-from tests.bench.cores import CORES
+from tests.bench.cores import CORES, busy_s
 from tests.bench.figures import CHUNK_MS, CHUNK_US, grid
 from tests.bench.load import Load, Pusher, Sent
 from tests.bench.reading import Reading
@@ -59,7 +61,10 @@ class Match:
         self._loads = 0
 
     def play(self, load_: Load, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Push `load_`, read all results, compare. Times in us a chunk, latencies in ms."""
+        """Push `load_`, read all results, compare. Times in us a chunk, latencies in ms.
+
+        `others` is the part of the worker's core that went to strangers meanwhile: how far to trust the rest.
+        """
         ground, reading = self.ground, self._reading
         every_chunk = self.subject.settings.get("publish", "chunks") == "chunks"
         sample = np.unique(np.linspace(0, load_.known - 1, SAMPLED).astype(int)).tolist()
@@ -81,15 +86,19 @@ class Match:
                 sent = pusher.wait()  # all of it, before anybody reads
                 meanwhile()
             before = [live.cpu_s(process) for process in (ground.server, *workers)]
-            began_s = reading.last_s = time.time()
+            reader_s = time.process_time()
+            began_s, busy = time.time(), busy_s(CORES.worker)
             if load_.turn_ms:
                 pusher.go()
             reading.until(done, keep, load_.seconds + 60, pusher.check)
+            reader_s = time.process_time() - reader_s
+            others_s = busy_s(CORES.worker) - busy
             after = [live.cpu_s(process) for process in (ground.server, *workers)]
             if load_.turn_ms:
                 sent = pusher.wait()
         finally:
             pusher.close()
+        took_s = time.time() - began_s
         for n in sample:
             entries = reading.kept[load_.name(n).encode()]
             whole_signal = load_.signal(ground.recording, n)
@@ -104,7 +113,9 @@ class Match:
             "wall_us": (reading.last_s - began_s) * us,
             "server_us": server_s * us,
             "producer_us": sent.cpu_s * us,
+            "reader_us": reader_s * us,
             "each_us": [spent * us for spent in each_s],
+            "others": max(0.0, others_s - each_s[0]) / took_s,
             "rss_mib": self.worker.memory_info().rss / 2**20,
             **(self._latencies(load_, sent) if every_chunk and load_.turn_ms else {}),
         }
@@ -132,16 +143,36 @@ class Match:
         turns = max(1, round(seconds * 1000 / CHUNK_MS))
         return self.play(Load(self.subject.wire, self._prefix(), streams, streams, turns))
 
+    def flood(self, streams: int, seconds: float) -> dict[str, Any]:
+        """More live streams than are borne: `max_streams` is how many are. The first third is not counted."""
+        load_ = Load(self.subject.wire, self._prefix(), streams, streams, max(1, round(seconds * 1000 / CHUNK_MS)))
+        began_s = time.time()
+        found = self.play(load_)
+        times = np.sort(np.array(list(self._reading.at.values())))
+        began_s = max(began_s, times[0])
+        window = (began_s + load_.seconds / 3, began_s + load_.seconds)
+        share = np.count_nonzero((times >= window[0]) & (times < window[1])) / len(times)
+        rate = share * load_.chunks / (window[1] - window[0])
+        return {**found, "max_streams": rate * CHUNK_MS / 1000}
+
     def _prefix(self) -> str:
         self._loads += 1
         return f"load{self._loads}"
 
 
+def empty(url: str) -> None:
+    """No data, and none in the append-only file either: it is not rewritten while anybody is measured."""
+    with connect(url) as client:
+        client.flushall()
+        client.bgrewriteaof()
+        while any(client.info("persistence")[f"aof_rewrite_{what}"] for what in ("in_progress", "scheduled")):
+            time.sleep(0.01)
+
+
 @contextmanager
 def match(ground: Ground, subject: Subject) -> Iterator[Match]:
     """An empty server, the contender's worker on its core."""
-    with connect(ground.url) as client:
-        client.flushall()
+    empty(ground.url)
     subject.prepare(ground.url)
     with subject.running(ground.url, ground.folder, CORES.worker) as worker:
         yield Match(ground, subject, worker, load(subject.bundle))
@@ -152,15 +183,16 @@ class Pace:
     """How long a turn of one contender is. `half`: measure at half the maximum as well."""
 
     drain_s: float
+    flood_s: float
     seconds: float
     half: bool
 
 
-MOST, HALF = 0.9, 0.5
+FLOOD, MOST, HALF = 1.1, 0.9, 0.5
 
 
 def turn(ground: Ground, subject: Subject, pace: Pace, guess_us: float, streams: int) -> dict[str, Any]:
-    """One turn of a contender: drain, live at half, live at 90 % of what the drain gave.
+    """One turn of a contender: drain, flood, live at half and at 90 % of the maximum.
 
     Args:
         guess_us: of a chunk, so that the backlog lasts about `pace.drain_s`.
@@ -170,8 +202,8 @@ def turn(ground: Ground, subject: Subject, pace: Pace, guess_us: float, streams:
         running.drain(streams, 2)  # code, caches, the first rows
         turns = max(4, min(round(pace.drain_s * 1e6 / guess_us / streams), 30_000 // streams))
         found: dict[str, Any] = {"drain": running.drain(streams, turns)}
-        most = CHUNK_US / found["drain"]["wall_us"]
-        found["max_streams"] = most
+        found["flood"] = running.flood(max(2, round(FLOOD * CHUNK_US / found["drain"]["wall_us"])), pace.flood_s)
+        most = found["max_streams"] = found["flood"]["max_streams"]
         if pace.half:
             found["half"] = running.live(max(1, round(most * HALF)), pace.seconds)
         found["most"] = running.live(max(1, round(most * MOST)), pace.seconds)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.broker.connection import connect
 from pipeline.broker.keys import Keys
-from tests.bench.contest import Ground, match
+from tests.bench.contest import Ground, empty, match
 from tests.bench.cores import CORES
 from tests.bench.load import WIRES, Load
 from tests.bench.subject import Subject
@@ -62,8 +62,7 @@ def _settle(ground: Ground, count: int, partitions: int) -> None:
 
 def start_up(ground: Ground, subject: Subject) -> float:
     """Seconds from the start of the process to the first result that can be read, its chunk waiting already."""
-    with connect(ground.url) as client:
-        client.flushall()
+    empty(ground.url)
     subject.prepare(ground.url)
     first = Load(subject.wire, "first", 1, 1, 1, turn_ms=0)
     WIRES[subject.wire](ground.url)([(first.name(0), first.chunk(ground.recording, 0, 0), False)])

@@ -26,7 +26,7 @@ def plot(run: Run, stem: Path) -> list[Path]:
     for name, draw in (("throughput", _throughput), ("latency", _latency), ("scaling", _scaling)):
         figure = draw(run, pyplot)
         if figure is not None:
-            figure.text(0.995, 0.005, about, ha="right", fontsize=6, color="#666666")
+            figure.text(0.995, 0.995, about, ha="right", va="top", fontsize=6, color="#666666")
             path = stem.with_name(f"{stem.name}-{name}.png")
             figure.savefig(path, dpi=130)
             pyplot.close(figure)

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from tests.bench.figures import LOSS, Series, Verdict, over
-from tests.bench.summary import Row, Run, latencies, percentile, rows, speed_up, vad_rows
+from tests.bench.summary import Row, Run, latencies, others, percentile, rows, speed_up, vad_rows
 
 WIDTH = 118
 
@@ -125,6 +125,13 @@ def show(run: Run, console: Console | None = None) -> None:
     if times := run["curves"].get("startup"):
         seconds = Series.of(times)
         console.print(f"start of a worker to its first result: {seconds.middle:.2f} s ({seconds.spread})")
+    if (strangers := others(run)) is not None:
+        worst = max(strangers.values)
+        console.print(
+            f"other programs took {strangers.middle:.0%} of the worker's core, at worst {worst:.0%}: "
+            + ("a quiet machine" if worst < 0.05 else "figures of time are worse than they need be"),
+            highlight=False,
+        )
     _does(console, [row.name for row in [*found, *vad]])
     for name, why in run["skipped"].items():
         console.print(f"skipped: {name}: {why}", highlight=False)

@@ -110,3 +110,9 @@ def percentile(turns: Sequence[Run], which: str, percent: float) -> Series:
 def speed_up(curve: Mapping[str, Sequence[Run]]) -> Series:
     """Two workers against one, by their CPU: twice the cores, at whatever a chunk costs then."""
     return Series.of(2 * one["us"] / two["us"] for one, two in zip(curve["1"], curve["2"], strict=True))
+
+
+def others(run: Run) -> Series | None:
+    """The part of the worker's core that went to strangers, over everything that was live."""
+    found = [turn["others"] for _, turns in latencies(run) for turn in turns if "others" in turn]
+    return Series.of(found) if found else None
