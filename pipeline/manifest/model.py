@@ -75,6 +75,11 @@ class ConstantSpec(Part):
             raise ValueError(f"constant {self.input!r}: {self.value} is no {self.dtype}")
         return self
 
+    @property
+    def size_bytes(self) -> int:
+        """What every process holds of it."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
 
 class ModelSpec(Part):
     """Names and axes of the graph's own input and output, and its states.
@@ -125,6 +130,11 @@ class ModelSpec(Part):
                 raise ValueError(f"{name} {axes!r}: each of its letters once, and F among the input's")
         if ("B" in self.input_axes) != ("B" in self.output_axes) and not self.one_stream:
             raise ValueError(f"B is in one of {self.input_axes!r} and {self.output_axes!r} only: say one_stream")
+        if "T" in self.input_axes and "T" not in self.output_axes and not self.one_block:
+            raise ValueError(
+                f"T is in {self.input_axes!r}, but not in {self.output_axes!r}, though scores are a row a frame: say "
+                "one_block, if a call takes one block and yields its one row"
+            )
         return self
 
     @property
@@ -151,4 +161,7 @@ class ModelSpec(Part):
                 f"{frames} frames at a time (block, or latency and tail_frames) of {self.features} features and "
                 f"{self.classes} classes take {size} bytes a stream; at most {MAX_ROW_BYTES}: make them smaller"
             )
+        constant = sum(spec.size_bytes for spec in self.constants)
+        if constant > MAX_ROW_BYTES:
+            raise ValueError(f"constants of {constant} bytes; at most {MAX_ROW_BYTES}: make them part of the graph")
         return self

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MAX_ROW_BYTES = 64 << 20
 """What one stream may carry from chunk to chunk, and what one block of it may take in memory."""
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "float64": 8, "int64": 8, "int32": 4}
+ITEM_BYTES = {"float32": 4, "float16": 2, "float64": 8, "int64": 8, "int32": 4, "bool": 1}
 LARGEST = {"float16": 65_504.0, "float32": 3.402_823_466_385_288_6e38, "int64": 2.0**53, "int32": 2.0**31 - 1}
 
 Name = Annotated[str, Field(max_length=200)]

@@ -94,6 +94,10 @@ BAD: dict[str, tuple[dict[str, Any], Path, object, list[str]]] = {
     "a whole number that is none": (AUDIO, STATE, {
         **AUDIO["model"]["states"][0], "dtype": "int64", "initial": 0.5
     }, ["initial 0.5 is no int64"]),
+    "scores without time": (AUDIO, ("model", "output_axes"), "BC", ["T is in 'BTF', but not in 'BC'", "one_block"]),
+    "constants of half a gigabyte": (AUDIO, ("model", "constants"), [
+        {"input": f"c{n}", "value": 1.0, "shape": [2**20], "dtype": "float64"} for n in range(64)
+    ], ["constants of 536870912 bytes", "at most 67108864"]),
     "a block of nothing": (AUDIO, ("model", "block"), 0, ["model.block", "'0'"]),
     "a negative latency": (AUDIO, ("model", "latency"), -1, ["model.latency", "'-1'"]),
     "a release above the threshold": (AUDIO, ("head", "release"), 0.9, ["release 0.9", "threshold 0.5"]),
