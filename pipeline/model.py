@@ -156,8 +156,20 @@ class OnnxModel:
         return self.step(silence, state)[0][:, : self._tail]
 
     def _check_run(self, source: str) -> None:
-        """Two streams, one block: what comes back has the shapes that were declared, and is finite."""
-        state = self.initial_state(2)
+        """Two streams, one block: what comes back has the shapes that were declared, and is finite. Two blocks, where
+        a call takes any number: a row of scores for each frame."""
+        scores, after = self._try(1, source)
+        carried = [array for array in after.values() if array.dtype.kind == "f"]
+        if np.isnan(scores).any() or not all(np.isfinite(array).all() for array in carried):
+            raise ManifestError(
+                f"{source}: one block of silence yields NaN scores, or a state of NaN or infinity: the weights, or the "
+                "initial values, are damaged. Export it again"
+            )
+        if not self._one_block:
+            self._try(2, source)
+
+    def _try(self, blocks: int, source: str) -> tuple[Array, State]:
+        state, frames = self.initial_state(2), blocks * self.block
         options = ort.RunOptions()
         options.log_severity_level = 4
 
@@ -166,28 +178,29 @@ class OnnxModel:
 
         try:
             with _deadline(MAX_STEP_S, stop):
-                scores, after = self._step(np.zeros((2, self.block, self._features), np.float32), state, options)
+                scores, after = self._step(np.zeros((2, frames, self._features), np.float32), state, options)
         except Exception as error:  # onnxruntime raises classes of its own, one for each status code
             raise ManifestError(
-                f"{source}: the graph does not run on 2 streams of {self.block} frames of {self._features} (within "
+                f"{source}: the graph does not run on 2 streams of {frames} frames of {self._features} (within "
                 f"{MAX_STEP_S:.0f} s and {MAX_RUN_BYTES} bytes): {refused_by(error)}. "
                 "Run it there with onnxruntime alone"
+                + (", or say one_block, if it takes one block a call" if blocks > 1 else "")
             ) from None
-        compared = [(f"output {self._outputs[0]!r}", (2, self.block, self._classes), scores.shape)]
+        compared = [(f"output {self._outputs[0]!r}", (2, frames, self._classes), scores.shape)]
         compared += [(f"state {name!r}", array.shape, after[name].shape) for name, array in state.items()]
         wrong = [
             f"{name}: the manifest says {list(expected)}, the graph gives {list(got)}"
             for name, expected, got in compared
             if got != expected
         ]
+        if wrong and blocks > 1:
+            raise ManifestError(
+                f"{source}: {'; '.join(wrong)}, for {blocks} blocks of {self.block} frames, though for one it fits. "
+                "If a call takes one block, say one_block"
+            )
         if wrong:
             raise ManifestError(f"{source}: {'; '.join(wrong)}. Write the graph's shapes into the manifest")
-        carried = [array for array in after.values() if array.dtype.kind == "f"]
-        if np.isnan(scores).any() or not all(np.isfinite(array).all() for array in carried):
-            raise ManifestError(
-                f"{source}: one block of silence yields NaN scores, or a state of NaN or infinity: the weights, or the "
-                "initial values, are damaged. Export it again"
-            )
+        return scores, after
 
 
 def open_runtime(model: bytes, source: str) -> ort.InferenceSession:

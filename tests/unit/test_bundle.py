@@ -175,6 +175,38 @@ def test_a_graph_that_does_not_run() -> None:
     refused(zoo.with_manifest(free(graph()), wide), "does not run on 2 streams of 1 frames of 7")
 
 
+def test_a_graph_that_sums_up_the_frames_of_a_call() -> None:
+    """For one block it is as declared. For more, a result would silently depend on the cuts."""
+    names = {"x": ["B", "T", 4], "h": ["B", 1, 4], "y": ["B", "T", 4], "hn": ["B", 1, 4]}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in names.items()]
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
+        helper.make_node("Add", ["sum", "h"], ["hn"]),
+        helper.make_node("Identity", ["hn"], ["y"]),
+    ]
+    axis = numpy_helper.from_array(np.array([1], np.int64), "axis")
+    model = helper.make_model(
+        helper.make_graph(nodes, "sum", values[:2], values[2:], [axis]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    )
+    manifest = zoo.bundle("sensor").manifest
+    state = manifest.model.states[0].model_copy(
+        update={"input": "h", "output": "hn", "shape": (1, 1, 4), "batch_axis": 0}
+    )
+    wanted = {"input": "x", "output": "y", "features": 4, "classes": 4, "block": 1, "states": (state,)}
+    manifest = manifest.model_copy(
+        update={
+            "input": manifest.input.model_copy(update={"channels": 4}),
+            "labels": tuple("abcd"),
+            "model": manifest.model.model_copy(update=wanted),
+        }
+    )
+    refused(zoo.with_manifest(model, manifest), "[2, 2, 4]", "[2, 1, 4]", "one_block")
+    one_block = manifest.model.model_copy(update={"one_block": True})
+    from_bytes(zoo.with_manifest(model, manifest.model_copy(update={"model": one_block})), "here.onnx")
+
+
 def test_a_state_that_comes_back_in_another_shape() -> None:
     model = free(graph())
     for node in model.graph.node:
