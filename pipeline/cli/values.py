@@ -18,6 +18,8 @@ Given = Annotated[
 
 def read_given(path: Path | None) -> Array | None:
     """The values of a .npy file, flattened. Raises ConfigError: no such file, no numbers, or not finite."""
+    import zipfile
+
     import numpy as np
 
     from pipeline.errors import ConfigError
@@ -26,7 +28,7 @@ def read_given(path: Path | None) -> Array | None:
         return None
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ConfigError(f"--given {path}: cannot be read as .npy ({error})") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         raise ConfigError(f"--given {path}: expected one array of floats")

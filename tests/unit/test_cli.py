@@ -109,6 +109,21 @@ class TestRun:
         assert "1.30 s" in out.replace("\n", "")
         assert "class_" in out
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"PK\x03\x04 no archive",
+            b"\x93NUMPY\x01\x00\x4f\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }".ljust(
+                89
+            ),
+        ],
+        ids=["an archive that is none", "petabytes, it says"],
+    )
+    def test_given_values_that_are_none(self, tmp_path: Path, audio_bundle: Path, content: bytes) -> None:
+        (tmp_path / "v.npy").write_bytes(content)
+        _, err = statebelt("run", audio_bundle, tmp_path / "a.wav", "--given", tmp_path / "v.npy", code=2)
+        assert "cannot be read as .npy" in err.replace("\n", " ")
+
     def test_scores_lie_under_the_path_as_given(
         self, tmp_path: Path, audio_bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
