@@ -58,7 +58,7 @@ def adopt(model: bytes, source: str, wishes: Wishes) -> Adopted:
         )
     if manifest.model.given:
         names = ", ".join(spec.input for spec in manifest.model.given)
-        warnings.append(f"a stream to which nobody gives {names} runs with zeros there (Producer.push(..., given=...))")
+        warnings.append(f"a stream to which nobody gives {names} runs with zeros there (Producer.give)")
     return Adopted(folded, from_bytes(folded, source), about.lines, warnings)
 
 

@@ -19,6 +19,7 @@ from pipeline.bundle import MAX_BUNDLE_BYTES, load
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.manifest import IdentityFrontend, Manifest, PowerFrontend
 from pipeline.offline import run
+from pipeline.producer import Producer
 from tests import zoo
 from tests.unit.test_cli import statebelt
 
@@ -355,3 +356,12 @@ def test_a_recipe_that_is_none(tmp_path: Path) -> None:
 def test_a_manifest_that_does_not_hold_together_says_why() -> None:
     with pytest.raises(ManifestError, match="sample_rate_hz"):
         adopt(gru(), "graph", {"input": {"sample_rate_hz": -1}})
+
+
+def test_who_forgets_what_a_stream_is_given_is_told_of_the_call_that_there_is() -> None:
+    model = onnx.load_from_string(zoo.given())
+    del model.metadata_props[:]
+    done = adopt(model.SerializeToString(), "given.onnx", {"input": {"sample_rate_hz": 100}})
+    (warning,) = done.warnings
+    assert "Producer.give)" in warning
+    assert callable(Producer.give)
