@@ -39,7 +39,9 @@ def adopt(
     window: Annotated[
         int | None, typer.Option(min=2, help="Raw samples that one frame holds, context included.")
     ] = None,
-    hop: Annotated[int | None, typer.Option(min=1, help="New samples of a frame.", show_default="the window")] = None,
+    hop: Annotated[
+        int | None, typer.Option(min=1, help="New samples of a frame.", show_default="the recipe's, or the window")
+    ] = None,
     power: Annotated[bool, typer.Option("--power", help="Frames are power spectra of the windows.")] = False,
     signal: Annotated[str | None, typer.Option("--input", help="The input that takes the signal.")] = None,
     scores: Annotated[str | None, typer.Option("--scores", help="The output that holds the scores.")] = None,
@@ -154,11 +156,13 @@ def _show(done: Adopted, output: Path) -> None:
 def _frontend(window: int | None, hop: int | None, power: bool, known: dict[str, Any]) -> dict[str, Any]:
     from pipeline.errors import ConfigError
 
-    if window is None:
-        if (hop is not None or power) and "frontend" not in known:
-            raise ConfigError("--hop and --power need --window: how many samples does a frame hold?")
-        return {} if hop is None else {"hop_samples": hop}
-    return {"kind": "power" if power else "window", "window_samples": window, "hop_samples": hop or window}
+    recipes = known.get("frontend", {})
+    if window is None and not recipes and (hop is not None or power):
+        raise ConfigError("--hop and --power need --window: how many samples does a frame hold?")
+    said = {"kind": "power" if power else None, "window_samples": window, "hop_samples": hop}
+    if window is not None and recipes.get("kind", "identity") == "identity":
+        said = {"kind": "power" if power else "window", "window_samples": window, "hop_samples": hop or window}
+    return said
 
 
 def _pair(text: str, flag: str) -> tuple[str, str]:

@@ -224,6 +224,39 @@ def test_raw_audio_in_windows(tmp_path: Path) -> None:
     assert load(output).manifest.frontend == PowerFrontend(window_samples=10, hop_samples=4)
 
 
+@pytest.mark.parametrize(
+    ("flags", "kind", "window", "hop"),
+    [
+        ((), "window", F, 2),
+        (("--hop", 3), "window", F, 3),
+        (("--window", F), "window", F, 2),
+        (("--window", 10, "--power"), "power", 10, 2),
+    ],
+)
+def test_flags_change_what_they_name_of_a_recipe(
+    tmp_path: Path, flags: tuple[object, ...], kind: str, window: int, hop: int
+) -> None:
+    path, output, recipe = tmp_path / "m.onnx", tmp_path / "b.onnx", tmp_path / "r.toml"
+    path.write_bytes(gru())
+    recipe.write_text(
+        f'[input]\nsample_rate_hz = 8000\n[frontend]\nkind = "window"\nwindow_samples = {F}\nhop_samples = 2\n'
+    )
+    statebelt("adopt", path, "-o", output, "--recipe", recipe, *flags)
+    frontend = load(output).manifest.frontend
+    assert frontend.model_dump() == {"kind": kind, "window_samples": window, "hop_samples": hop}
+
+
+def test_power_alone_is_not_passed_over(tmp_path: Path) -> None:
+    """Of a recipe's window, too."""
+    path, output, recipe = tmp_path / "m.onnx", tmp_path / "b.onnx", tmp_path / "r.toml"
+    path.write_bytes(gru())
+    recipe.write_text(
+        '[input]\nsample_rate_hz = 8000\n[frontend]\nkind = "window"\nwindow_samples = 10\nhop_samples = 4\n'
+    )
+    statebelt("adopt", path, "-o", output, "--recipe", recipe, "--power")
+    assert load(output).manifest.frontend == PowerFrontend(window_samples=10, hop_samples=4)
+
+
 def test_a_call_for_each_stream_and_block(tmp_path: Path) -> None:
     """What makes a model exact that is not over batches or cuts."""
     path, output = tmp_path / "m.onnx", tmp_path / "b.onnx"
