@@ -68,6 +68,7 @@ class Waiting:
         self._lives: OrderedDict[str, _Life] = OrderedDict()
         self._queue: OrderedDict[int, _Waits] = OrderedDict()
         self._droppable: OrderedDict[int, None] = OrderedDict()  # tickets of those that are more than an end
+        self._endless: OrderedDict[str, None] = OrderedDict()  # streams the end of whose last life was dropped
         self._out: list[_Waits] = []
         self._tickets = 0
         self._at_once = _BATCH
@@ -110,6 +111,10 @@ class Waiting:
         waits = self._queue.popitem(last=False)[1]  # nothing is left but ends and what was given
         waits.life.headless |= waits.index == 0
         self._counts["dropped_ends" if waits.end else "dropped"] += 1
+        if waits.end:
+            self._endless[waits.life.stream] = None
+            if len(self._endless) > self._max_streams + self._most:
+                self._endless.popitem(last=False)
 
     def take(self, full: Collection[int], partitions: int) -> list[_Waits]:
         """The oldest chunks go on their way: in order, one life a stream, none of the partitions in `full`."""
@@ -172,6 +177,7 @@ class Waiting:
         """The stream goes on from here; None: its next chunk begins a new life."""
         with self._lock:
             self._lives.pop(stream, None)
+            self._endless.pop(stream, None)
             if begun is not None:
                 self._lives[stream] = _Life(stream, begun.next_seq, begun.claim)
 
@@ -250,8 +256,10 @@ class Waiting:
         with self._lock:
             for life in {waits.life for waits in batch if waits.life.base is None}:
                 seq, life.claim, goes_on = begun[life.stream]
+                endless = self._endless.pop(life.stream, False) is None
                 life.opening = None if goes_on else seq
-                life.base = seq if goes_on else seq + 1
+                # To the server a life whose end was dropped goes on: a gap divides the new one from it.
+                life.base = seq if goes_on and not endless else seq + 1
 
     def _fence(self, refused: Sequence[_Sent], left: Sequence[_Sent]) -> list[_Sent]:
         """Another producer has these streams: drop what waits of them. Returns what is left of others."""

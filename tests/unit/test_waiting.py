@@ -154,6 +154,21 @@ def test_a_queue_of_nothing_but_ends_keeps_its_bound() -> None:
     assert queue.counts == {"pushed": 3, "dropped_ends": 2}
 
 
+def test_a_life_whose_end_was_dropped_is_not_gone_on_with() -> None:
+    """To the server it lives: the next life of that name would pass for the rest of it."""
+    queue, log = Queue(2), Log()
+    queue.push("a", b"1")
+    log.serve(queue)
+    for stream in "abc":
+        queue.push(stream, b"", end=True)
+    assert queue.counts["dropped_ends"] == 1
+    log.serve(queue)
+    for data in (b"2", b"3"):
+        queue.push("a", data)
+        log.serve(queue)
+    assert log.of("a") == [(0, b"1", False), (2, b"2", False), (3, b"3", False)]
+
+
 def test_what_was_given_is_dropped_last_and_its_stream_then_begins_with_a_gap() -> None:
     """Without the gap all that follows would pass for the results of a stream that was given it."""
     queue, log = Queue(2), Log()
