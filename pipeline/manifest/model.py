@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from pipeline.manifest.part import ITEM_BYTES, LARGEST, MAX_ROW_BYTES, Name, Part
 
+MAX_LAST_CALLS = 4096
+"""Calls at the end of a stream, where each takes one block: they are one act, within a worker's lease."""
+
 
 class _PerStream(Part):
     """A tensor of which each stream has its own: `shape` is the graph's, the batch at `batch_axis` written as 1."""
@@ -160,6 +163,12 @@ class ModelSpec(Part):
             raise ValueError(
                 f"{frames} frames at a time (block, or latency and tail_frames) of {self.features} features and "
                 f"{self.classes} classes take {size} bytes a stream; at most {MAX_ROW_BYTES}: make them smaller"
+            )
+        last = -(-(self.tail_frames + self.latency) // self.block)
+        if self.blocks_a_call and last > MAX_LAST_CALLS:
+            raise ValueError(
+                f"latency {self.latency} and tail_frames {self.tail_frames} take {last} calls of one block at the end "
+                f"of each stream; at most {MAX_LAST_CALLS}: make them smaller, or the block larger"
             )
         constant = sum(spec.size_bytes for spec in self.constants)
         if constant > MAX_ROW_BYTES:

@@ -98,6 +98,9 @@ BAD: dict[str, tuple[dict[str, Any], Path, object, list[str]]] = {
     "constants of half a gigabyte": (AUDIO, ("model", "constants"), [
         {"input": f"c{n}", "value": 1.0, "shape": [2**20], "dtype": "float64"} for n in range(64)
     ], ["constants of 536870912 bytes", "at most 67108864"]),
+    "an end of a hundred thousand calls": (AUDIO, ("model",), {
+        **AUDIO["model"], "one_block": True, "latency": 60_000, "tail_frames": 60_000
+    }, ["latency 60000", "tail_frames 60000", "120000 calls", "at most 4096"]),
     "a block of nothing": (AUDIO, ("model", "block"), 0, ["model.block", "'0'"]),
     "a negative latency": (AUDIO, ("model", "latency"), -1, ["model.latency", "'-1'"]),
     "a release above the threshold": (AUDIO, ("head", "release"), 0.9, ["release 0.9", "threshold 0.5"]),
