@@ -26,16 +26,18 @@ CHECKED = ("ceiling", "statebelt", "loop", "faststream", "vad")
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
-    """Flags to a plan: the short one measures the contest alone, twice."""
-    short = given.quick or given.check or given.write_reference
+    """Flags to a plan: the short one measures the contest alone, the check nothing but what ratios need."""
+    checks = given.check or given.write_reference
+    short = given.quick or checks
     names = given.only or (CHECKED if short else runner.NAMES)
-    turns = given.turns or (2 if short else 3)
+    turns = given.turns or (3 if checks else 2 if short else 3)
     seconds = given.seconds or (2.0 if short else 5.0)
+    parts = () if checks else ("most",) if short else ("half", "most")
     return Plan(
         names=names,
         turns=turns,
         curve_turns=1 if short else min(2, turns),
-        pace=Pace(drain_s=0.5 if short else 1.0, flood_s=1.5 if short else 2.0, seconds=seconds, half=not short),
+        pace=Pace(drain_s=0.5 if short else 1.0, flood_s=2.0, seconds=seconds, parts=parts),
         curve_s=min(seconds, 3.0),
         alone_s=1.0 if short else 2.0,
         known=given.known,

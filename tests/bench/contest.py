@@ -180,15 +180,15 @@ def match(ground: Ground, subject: Subject) -> Iterator[Match]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a turn of one contender is. `half`: measure at half the maximum as well."""
+    """How long a turn of one contender is, and at which of PARTS it is live after the flood."""
 
     drain_s: float
     flood_s: float
     seconds: float
-    half: bool
+    parts: tuple[str, ...]
 
 
-FLOOD, MOST, HALF = 1.1, 0.9, 0.5
+FLOOD, PARTS = 1.1, {"half": 0.5, "most": 0.9}
 
 
 def turn(ground: Ground, subject: Subject, pace: Pace, guess_us: float, streams: int) -> dict[str, Any]:
@@ -204,7 +204,6 @@ def turn(ground: Ground, subject: Subject, pace: Pace, guess_us: float, streams:
         found: dict[str, Any] = {"drain": running.drain(streams, turns)}
         found["flood"] = running.flood(max(2, round(FLOOD * CHUNK_US / found["drain"]["wall_us"])), pace.flood_s)
         most = found["max_streams"] = found["flood"]["max_streams"]
-        if pace.half:
-            found["half"] = running.live(max(1, round(most * HALF)), pace.seconds)
-        found["most"] = running.live(max(1, round(most * MOST)), pace.seconds)
+        for part in pace.parts:
+            found[part] = running.live(max(1, round(most * PARTS[part])), pace.seconds)
         return {**found, "compared": running.compared, "furthest": running.furthest}

@@ -137,18 +137,19 @@ class Runner:
         for name, subject in self._subjects.items():
             if name in self._plan.names and name not in self.run["skipped"]:
                 self._say(where, name)
-                pace = replace(self._plan.pace, half=self._plan.pace.half and name == "statebelt")
-                self.run["matches"].setdefault(name, []).append(self._match(name, subject, pace))
+                self.run["matches"].setdefault(name, []).append(self._match(name, subject))
         if self._vad is not None:
             self._say(where, "vad")
             found_vad = self.run["vad"]
             for name, once in self._loops.items():
                 us = vad.turn(once, self._ground.recording)
                 found_vad.setdefault("loops", {}).setdefault(name, []).append(us)
-            pace = replace(self._plan.pace, half=False)
-            found_vad.setdefault("ours", []).append(self._match("vad", self._vad, pace))
+            found_vad.setdefault("ours", []).append(self._match("vad", self._vad))
 
-    def _match(self, name: str, subject: Subject, pace: Pace) -> dict[str, Any]:
+    def _match(self, name: str, subject: Subject) -> dict[str, Any]:
+        pace = self._plan.pace
+        if name != "statebelt":
+            pace = replace(pace, parts=tuple(part for part in pace.parts if part != "half"))
         streams, guess_us = STREAMS[name]
         return contest.turn(self._ground, subject, pace, guess_us, streams)
 

@@ -14,7 +14,7 @@ Run = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A contender: CPU us a chunk, and what the server and the producer spent beside it."""
+    """A contender: CPU us a chunk at its maximum, and what the server and the producer spent beside it."""
 
     name: str
     us: Series
@@ -34,13 +34,13 @@ def best_batch(turns: Sequence[Mapping[str, float]]) -> str:
 
 
 def _matched(name: str, turns: Sequence[Run], ours: bool) -> Row:
-    most = [turn["most"] for turn in turns]
+    flood = [turn["flood"] for turn in turns]
     compared = sum(turn["compared"] for turn in turns)
     furthest = max(turn["furthest"] for turn in turns)
-    streams = Series.of(part["streams"] for part in most).middle
+    streams = over(turns, "max_streams").middle
     told = f"same bytes ({compared})" if ours else f"within {furthest:.0e} ({compared})"
     return Row(
-        name, over(most, "us"), over(most, "server_us"), over(most, "producer_us"), f"{streams:.0f} live", told
+        name, over(flood, "us"), over(flood, "server_us"), over(flood, "producer_us"), f"{streams:.0f} live", told
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _cost(run: Run, name: str) -> Sequence[float]:
     if name in run["alone"]:
         turns = run["alone"][name]
         return [turn[best_batch(turns)] for turn in turns]
-    return [turn["most"]["us"] for turn in run["matches"].get(name, ())]
+    return [turn["flood"]["us"] for turn in run["matches"].get(name, ())]
 
 
 def ratios(run: Run) -> dict[str, float]:
@@ -81,7 +81,7 @@ def ratios(run: Run) -> dict[str, float]:
         "statebelt x loop": (_cost(run, "loop"), _cost(run, "statebelt")),
         "statebelt x faststream": (_cost(run, "faststream"), _cost(run, "statebelt")),
         "vad x silero loop": (
-            vad.get("loops", {}).get("silero loop", ()), [turn["most"]["us"] for turn in vad.get("ours", ())]
+            vad.get("loops", {}).get("silero loop", ()), [turn["flood"]["us"] for turn in vad.get("ours", ())]
         ),
     }  # fmt: skip
     return {

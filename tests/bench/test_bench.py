@@ -27,7 +27,7 @@ def live(us: float) -> dict[str, Any]:
 
 def match(us: float, half: bool = False) -> dict[str, Any]:
     parts = {"half": live(us * 1.2)} if half else {}
-    return {**parts, "most": live(us), "compared": 6, "furthest": 0.0}
+    return {**parts, "flood": live(us), "most": live(us), "max_streams": 90.0, "compared": 6, "furthest": 0.0}
 
 
 @pytest.fixture
