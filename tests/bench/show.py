@@ -128,7 +128,7 @@ def show(run: Run, console: Console | None = None) -> None:
     if (strangers := others(run)) is not None:
         worst = max(strangers.values)
         console.print(
-            f"other programs took {strangers.middle:.0%} of the worker's core, at worst {worst:.0%}: "
+            f"other programs took {strangers.middle:.0%} of the worker's core in the median, {worst:.0%} at worst: "
             + ("a quiet machine" if worst < 0.05 else "figures of time are worse than they need be"),
             highlight=False,
         )

@@ -113,6 +113,9 @@ def speed_up(curve: Mapping[str, Sequence[Run]]) -> Series:
 
 
 def others(run: Run) -> Series | None:
-    """The part of the worker's core that went to strangers, over everything that was live."""
-    found = [turn["others"] for _, turns in latencies(run) for turn in turns if "others" in turn]
-    return Series.of(found) if found else None
+    """The part of the worker's core that went to strangers, over everything that was measured on Redis."""
+    turns = [*(turn for each in run["matches"].values() for turn in each), *(run.get("vad") or {}).get("ours", ())]
+    found = [part for turn in turns for part in turn.values() if isinstance(part, dict)]
+    curves = [curve for curve in run["curves"].values() if isinstance(curve, dict)]
+    found += [turn for curve in curves for point in curve.values() for turn in point]
+    return Series.of(part["others"] for part in found if "others" in part) if found else None

@@ -21,7 +21,7 @@ def live(us: float) -> dict[str, Any]:
     grid = [us / 100] * len(figures.GRID)
     return {
         "streams": 90, "us": us, "server_us": 40.0, "producer_us": 30.0, "pushed_ms": grid, "due_ms": grid,
-        "rss_mib": 80.0,
+        "rss_mib": 80.0, "others": 0.02,
     }  # fmt: skip
 
 
@@ -78,7 +78,15 @@ def test_no_line_wraps_and_every_name_is_in_the_legend(run: dict[str, Any]) -> N
     text = out.getvalue()
     assert "…" not in text
     assert "1.97 x (1.88-2.00)" not in text
-    for part in ("90 live", "same bytes (12)", "silero loop", "10,000", "faststream: not installed", "LOST"):
+    for part in (
+        "90 live",
+        "same bytes (12)",
+        "silero loop",
+        "10,000",
+        "faststream: not installed",
+        "LOST",
+        "a quiet machine",
+    ):
         assert part in text, text
     assert set(show.DOES) <= set(show.LEGEND)
 
