@@ -74,8 +74,8 @@ class Producer(Pushing):
 
     def give(self, stream: str, values: Array) -> int:
         """Give a stream what its bundle's manifest calls `given` (a speaker's embedding, say): float32, all of them in
-        the manifest's order, flattened. It holds from here on, until the stream ends or expires (`idle_ms`); give it before
-        the first samples. A gap does not end it, so who takes a living stream over from another producer gives anew.
+        the manifest's order, flattened. It holds from here on, until the stream ends or expires (`idle_ms`); give it
+        before the first samples. A gap does not end it: who takes a living stream over from another one gives anew.
 
         Returns the seq of its chunk. Raises as `push`. Of a wrong length, it becomes a dead letter: `bad_given`.
         """
