@@ -91,6 +91,14 @@ def test_no_line_wraps_and_every_name_is_in_the_legend(run: dict[str, Any]) -> N
     assert set(show.DOES) <= set(show.LEGEND)
 
 
+def test_three_pictures(run: dict[str, Any], tmp_path: Any) -> None:
+    from tests.bench.plots import plot
+
+    made = plot(run, tmp_path / "now")
+    assert [path.name for path in made] == ["now-throughput.png", "now-latency.png", "now-scaling.png"]
+    assert all(path.stat().st_size > 5000 for path in made)
+
+
 @pytest.mark.parametrize(("streams", "known", "turns", "warm"), [(7, 7, 5, False), (3, 12, 9, True), (4, 8, 1, False)])
 def test_a_schedule_gives_every_stream_its_signal(streams: int, known: int, turns: int, warm: bool) -> None:
     load = Load("plain", "s", streams, known, turns, ticks=2, warm=warm, rate_hz=100)
