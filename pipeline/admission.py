@@ -65,7 +65,7 @@ def admit(rows: Array, chunks: Sequence[Chunk], layout: RowLayout, policy: Polic
     afresh = take & (known != LIVE)
     if policy.on_gap == "restart":
         afresh |= gap
-    restarted = afresh & gap
+    restarted = afresh & gap & ~np.fromiter((chunk.begin for chunk in chunks), bool, n)
     given = {name: rows[name][restarted] for name in layout.kept}
     rows[afresh] = layout.blank
     for name, values in given.items():

@@ -18,7 +18,7 @@ MAX_CHUNK_BYTES = 1 << 20
 """Default bound of one chunk's data: 65 s of 8 kHz int16 mono."""
 
 MAX_SEQ = 2**62
-_KNOWN = {b"stream", b"seq", b"data", b"end", b"given"}
+_KNOWN = {b"stream", b"seq", b"data", b"end", b"given", b"begin"}
 _TOLD = 5  # names in a message
 
 
@@ -31,6 +31,7 @@ class Chunk:
         samples: `[n, channels]` of the topic's sample type, all finite.
         end: the stream ends with this chunk.
         given: float32 `[n]`: what the producer gives the stream from here on, in the order of the manifest's `given`.
+        begin: the first chunk of a life, as its producer says: nothing that was given before holds any more.
         notes: what has to be told about it (gap, expiry, reset), published with its result.
         output: what the batcher made of it; None for a duplicate, which changes nothing.
     """
@@ -42,6 +43,7 @@ class Chunk:
     samples: Array
     end: bool
     given: Array | None = None
+    begin: bool = False
     notes: list[dict[str, object]] = field(default_factory=list)
     output: Output | None = None
 
@@ -74,12 +76,13 @@ def parse(
     | `seq`    | digits, at most 19; 0 to 2**62                         | `bad_seq`                              |
     | `data`   | at most `max_chunk_bytes`, whole samples, finite       | `oversize`, `wrong_size`, `not_finite` |
     | `end`    | absent, `0` or `1`                                     | `bad_end`                              |
+    | `begin`  | absent, or `1`                                         | `bad_begin`                            |
     | `given`  | absent, or `given_bytes` of float32, finite            | `bad_given`                            |
     | others   | none, and none twice                                   | `unknown_field`, `missing_field`       |
     | the id   | its time below 2**62 ms                                | `bad_id`                               |
 
     Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
-    `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `bad_given`, `oversize`, `wrong_size`, `not_finite`.
+    `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `bad_begin`, `bad_given`, `oversize`, `wrong_size`, `not_finite`.
     """
     unknown = fields.keys() - _KNOWN
     if unknown:  # also a name that stood twice: the reader keeps both, the second under another name
@@ -109,6 +112,8 @@ def parse(
     end = fields.get(b"end", b"0")
     if end not in (b"0", b"1"):
         raise ChunkRejected("bad_end", f"end is {end[:20]!r}; expected 0 or 1")
+    if fields.get(b"begin", b"1") != b"1":
+        raise ChunkRejected("bad_begin", f"begin is {fields[b'begin'][:20]!r}; expected 1, or no such field")
     return Chunk(
         id=entry_id,
         ms=ms,
@@ -116,6 +121,7 @@ def parse(
         seq=seq,
         samples=_samples(fields[b"data"], spec, max_chunk_bytes),
         end=end == b"1",
+        begin=b"begin" in fields,
         given=_given(fields[b"given"], given_bytes) if b"given" in fields else None,
     )
 

@@ -275,7 +275,8 @@ end
 
 -- keys: log, then the stand of each chunk's stream
 -- args: bound (0: none) idle_ms tombstone_ms once, then (stream seq data end claim) of every chunk. `end` is '', '1', or
--- 'given': its data are not samples, but what the producer gives the stream.
+-- 'given': its data are not samples, but what the producer gives the stream. The first chunk of a life that `begin`
+-- began says so: workers then keep nothing of what an earlier life was given.
 -- The chunks of a stream that another producer has claimed are refused; those without a claim are not asked. Of the
 -- others all are stored, or none: a chunk refused between two others would be a gap in its stream. With `once`, what
 -- an earlier call stored is not stored again; its stand is written all the same, for a WAIT behind the call to wait on.
@@ -289,7 +290,7 @@ local function append(keys, args)
   end
   local kind = type_of(log)
   if kind ~= 'none' and kind ~= 'stream' then return redis.error_reply('WRONGTYPE ' .. log .. ' is not ours') end
-  local reply, stands, new = { 'OK' }, {}, 0
+  local reply, stands, begins, new = { 'OK' }, {}, {}, 0
   for i = 1, count do
     local key, at = keys[i + 1], 5 * i
     local seq, claim = whole(args[at + 1], 0, 2 ^ 53), args[at + 4]
@@ -301,6 +302,7 @@ local function append(keys, args)
         outcome = { stand.claim }
       else
         stands[key] = stand
+        begins[i] = stand.status == 'new'
         local ends = args[at + 3]
         if not advance(stand, seq, ends == 'given' and 0 or #args[at + 2], ends == '1') and once then outcome = '' end
       end
@@ -316,7 +318,13 @@ local function append(keys, args)
     if not reply[i + 1] then
       local at = 5 * i
       local stream, seq, data, ends = args[at], args[at + 1], args[at + 2], args[at + 3]
-      if ends == '' then
+      if begins[i] then
+        local fields = { 'stream', stream, 'seq', seq, 'data', ends == 'given' and '' or data, 'begin', '1' }
+        if ends ~= '' then
+          fields[9], fields[10] = ends == 'given' and 'given' or 'end', ends == 'given' and data or ends
+        end
+        reply[i + 1] = redis.call('XADD', log, '*', unpack(fields))
+      elseif ends == '' then
         reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', data)
       elseif ends == 'given' then
         reply[i + 1] = redis.call('XADD', log, '*', 'stream', stream, 'seq', seq, 'data', '', 'given', data)

@@ -114,3 +114,24 @@ def test_it_is_no_sample_of_the_stream(url: str) -> None:
         producer.push("s", zoo.signal(BUNDLE.manifest.input, 5))
     with Producer("audio", url=url) as after:
         assert after.resume("s").samples == 5
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_it_is_not_the_next_producers(url: str, kind: object) -> None:
+    """One gives and dies; another begins the same name, and gives nothing: it is another speaker's stream."""
+    samples = zoo.signal(BUNDLE.manifest.input, 60)
+    spec = BUNDLE.manifest.input
+    with making(kind, url) as make, worker(url, BUNDLE):  # type: ignore[arg-type]
+        options = {"sample_rate_hz": spec.sample_rate_hz, "channels": spec.channels, "sample_type": spec.sample_type}
+        dead = make(**options)
+        dead.give("s", VALUES)
+        dead.push("s", samples[:20])
+        other = make(**options)
+        other.push("s", samples[20:40])
+        other.push("s", samples[40:], end=True)
+        with Consumer("audio", "digits", url=url, start="beginning") as consumer:
+            found = collect(consumer, ["s"])["s"]
+    first = next(n for n, result in enumerate(found) if result.notes)
+    assert [note["kind"] for result in found for note in result.notes] == ["gap"]
+    assert said(found[:first]) == whole(samples[:20], VALUES)
+    assert said(found[first:]) == whole(samples[20:], None)
