@@ -77,7 +77,7 @@ def parse(
     | `data`   | at most `max_chunk_bytes`, whole samples, finite       | `oversize`, `wrong_size`, `not_finite` |
     | `end`    | absent, `0` or `1`                                     | `bad_end`                              |
     | `begin`  | absent, or `1`                                         | `bad_begin`                            |
-    | `given`  | absent, or `given_bytes` of float32, finite            | `bad_given`                            |
+    | `given`  | absent, or `given_bytes` of float32, finite (0: any)   | `bad_given`                            |
     | others   | none, and none twice                                   | `unknown_field`, `missing_field`       |
     | the id   | its time below 2**62 ms                                | `bad_id`                               |
 
@@ -122,7 +122,7 @@ def parse(
         samples=_samples(fields[b"data"], spec, max_chunk_bytes),
         end=end == b"1",
         begin=b"begin" in fields,
-        given=_given(fields[b"given"], given_bytes) if b"given" in fields else None,
+        given=_given(fields[b"given"], given_bytes, max_chunk_bytes) if b"given" in fields else None,
     )
 
 
@@ -142,10 +142,12 @@ def _seq(raw: bytes) -> int:
     return int(raw)
 
 
-def _given(data: bytes, size: int) -> Array:
-    if len(data) != size or not size:
-        expected = f"{size} bytes of float32" if size else "none: this bundle takes nothing but samples"
-        raise ChunkRejected("bad_given", f"given {len(data)} bytes; expected {expected}")
+def _given(data: bytes, size: int, max_bytes: int) -> Array | None:
+    """None for a bundle that takes none: it is for another group on the topic, and here a chunk without samples."""
+    if size == 0 and len(data) <= max_bytes:
+        return None
+    if len(data) != size:
+        raise ChunkRejected("bad_given", f"given {len(data)} bytes; expected {size} of float32")
     values = np.frombuffer(data, "<f4")
     if not np.isfinite(values).all():
         raise ChunkRejected("bad_given", "given NaN or infinity: repair it")

@@ -80,16 +80,24 @@ def test_it_outlives_a_killed_worker_and_a_gap(url: str, tmp_path: Path) -> None
     assert said(after) == whole(samples[60:], VALUES)
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("given", VALUES[:-1]),
-        ("given", np.empty(0, np.float32)),
-        ("sensor", VALUES),
-    ],
-)
-def test_what_does_not_fit_is_a_dead_letter(url: str, redis_client: redis.Redis, name: str, values: np.ndarray) -> None:
-    bundle = zoo.bundle(name)
+def test_a_group_that_takes_none_takes_it_for_a_chunk_without_samples(url: str, redis_client: redis.Redis) -> None:
+    """Two groups on one topic, one of a bundle that is given something: the other's stream is not disturbed."""
+    bundle = zoo.bundle("sensor")
+    samples = zoo.signal(bundle.manifest.input, 20)
+    with make_producer(url, bundle) as producer, worker(url, bundle):
+        producer.push("s", samples[:9])
+        producer.give("s", VALUES)
+        producer.push("s", samples[9:], end=True)
+        with Consumer("audio", "digits", url=url, start="beginning") as consumer:
+            found = collect(consumer, ["s"])["s"]
+    assert said(found) == bundle.forward(samples).scores.tobytes()
+    assert not any(result.notes for result in found)
+    assert redis_client.xlen(Keys("audio", "digits", partition_of("s", 4)).dead) == 0
+
+
+@pytest.mark.parametrize("values", [VALUES[:-1], np.empty(0, np.float32)])
+def test_what_does_not_fit_is_a_dead_letter(url: str, redis_client: redis.Redis, values: np.ndarray) -> None:
+    bundle = BUNDLE
     samples = zoo.signal(bundle.manifest.input, 20)
     with make_producer(url, bundle) as producer, worker(url, bundle):
         producer.give("s", values)
