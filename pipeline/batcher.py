@@ -80,6 +80,13 @@ class Batcher:
         for name, value in self._bundle.model.split_given(values).items():
             row[f"model.{name}"] = value
 
+    def lacks(self, row: Array) -> bool:
+        """Whether a stream is about to begin without what its bundle is given: it then runs with the initial values."""
+        names = self.layout.kept
+        if not names or row["samples"] > 0:
+            return False
+        return all(row[name].tobytes() == self.layout.blank[name].tobytes() for name in names)
+
     def run(self, rows: Array, chunks: Sequence[Array], ends: Array) -> list[Output]:
         """Advance `rows` by one chunk each.
 

@@ -36,7 +36,7 @@ class Result:
         samples: float32 `[n]`, the audio that the chunk completed, where the bundle's head makes some, else None. All
             of a stream, in order, are as many as were pushed; a stream that started afresh begins anew.
         end: the stream ended with this chunk.
-        notes: what happened to the stream: `gap`, `expired`, `row_corrupt`, `broken`, each with its facts.
+        notes: what happened to the stream: `gap`, `expired`, `row_corrupt`, `broken`, `not_given`, each with its facts.
     """
 
     partition: int

@@ -176,6 +176,8 @@ def run(tasks: Sequence[Task], belt: Belt, batcher: Batcher) -> None:
         for i, chunk in enumerate(work):
             if chunk.given is not None:
                 batcher.give(picked[i], chunk.given)
+            elif len(chunk.samples) and batcher.lacks(picked[i]):
+                chunk.notes.append({"kind": "not_given"})
         outputs = batcher.run(picked, [chunk.samples for chunk in work], np.array([c.end for c in work], bool))
         for chunk, output in zip(work, outputs, strict=True):
             chunk.output = output

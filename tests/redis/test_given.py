@@ -53,6 +53,8 @@ def test_every_stream_has_its_own(url: str, kind: object) -> None:
             found = collect(consumer, list(signals))
             for name, samples in signals.items():
                 assert said(found[name]) == whole(samples, given[name]), name
+                notes = [note["kind"] for result in found[name] for note in result.notes]
+                assert notes == ([] if given[name] is not None else ["not_given"])
             producer.push("a", signals["a"], end=True)
             assert said(collect(consumer, ["a"])["a"]) == whole(signals["a"], None)
 
@@ -140,6 +142,6 @@ def test_it_is_not_the_next_producers(url: str, kind: object) -> None:
         with Consumer("audio", "digits", url=url, start="beginning") as consumer:
             found = collect(consumer, ["s"])["s"]
     first = next(n for n, result in enumerate(found) if result.notes)
-    assert [note["kind"] for result in found for note in result.notes] == ["gap"]
+    assert [note["kind"] for result in found for note in result.notes] == ["gap", "not_given"]
     assert said(found[:first]) == whole(samples[:20], VALUES)
     assert said(found[first:]) == whole(samples[20:], None)
