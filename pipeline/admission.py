@@ -65,11 +65,12 @@ def admit(rows: Array, chunks: Sequence[Chunk], layout: RowLayout, policy: Polic
     afresh = take & (known != LIVE)
     if policy.on_gap == "restart":
         afresh |= gap
-    restarted = afresh & gap & ~np.fromiter((chunk.begin for chunk in chunks), bool, n)
-    given = {name: rows[name][restarted] for name in layout.kept}
-    rows[afresh] = layout.blank
-    for name, values in given.items():
-        rows[name][restarted] = values
+    if afresh.any():
+        restarted = afresh & gap & ~np.fromiter((chunk.begin for chunk in chunks), bool, n)
+        given = {name: rows[name][restarted] for name in layout.kept}
+        rows[afresh] = layout.blank
+        for name, values in given.items():
+            rows[name][restarted] = values
     rows["status"][take] = np.where(end[take], ENDED, LIVE)
     rows["next_seq"][take] = seq[take] + 1
     rows["last_ms"][take] = ms[take]

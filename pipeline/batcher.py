@@ -108,45 +108,51 @@ class Batcher:
             for cut in range(0, len(active), self._max_batch):
                 group = active[cut : cut + self._max_batch]
                 at = start[group] + done[group] * self._block_samples
-                x = signal[at[:, None] + np.arange(length * self._block_samples)]
-                broken = self._step(rows, group, x, outputs)
+                x = _excerpts(signal, at, length * self._block_samples)
+                broken = self._step(rows, group, as_float(x), outputs)
                 done[group] += length
                 done[broken] = blocks[broken]
-        ended = np.flatnonzero(ends & np.array([not output.broken for output in outputs]))
-        for cut in range(0, len(ended), self._max_batch):
-            self._finish(rows, ended[cut : cut + self._max_batch], outputs)
+        if ends.any():
+            ended = np.flatnonzero(ends & np.array([not output.broken for output in outputs]))
+            for cut in range(0, len(ended), self._max_batch):
+                self._finish(rows, ended[cut : cut + self._max_batch], outputs)
         return outputs
 
     def _lay_out(self, rows: Array, chunks: Sequence[Array], ends: Array) -> tuple[Array, Array, Array]:
         """All samples end to end `[sum, channels]`, each stream's start, its whole blocks; rows get the rest."""
         size = self._block_samples
-        rest = rows["rest_samples"]
-        fresh_samples = np.array([len(chunk) for chunk in chunks], np.int64)
+        rest, fresh_samples = rows["rest_samples"], np.fromiter(map(len, chunks), np.int64, len(chunks))
         have = rest + fresh_samples
         # The end of a signal is padded with zeros to a whole block, as its beginning is by the frontend.
         blocks = np.where(ends, -(-(have + self._bundle.head.tail_samples) // size), have // size)
         room = np.maximum(have, blocks * size)
-        start = np.cumsum(room) - room
-        signal = np.zeros((int(room.sum()), rows["rest"].shape[2]), np.float32)
-        for i, chunk in enumerate(chunks):
-            at = int(start[i])
-            signal[at : at + rest[i]] = rows["rest"][i, : rest[i]]
-            signal[at + rest[i] : at + have[i]] = as_float(chunk)
+        start, stop = np.cumsum(room) - room, np.cumsum(fresh_samples)
         rows["samples"] += fresh_samples
         left = np.where(ends, 0, have - blocks * size)
+        fresh = np.concatenate(chunks)
+        if not rest.any() and (room == fresh_samples).all() and not left.any():
+            return fresh, start, blocks  # whole blocks throughout: int16 stays what it is until a step takes it
+        fresh, carried, padding = as_float(fresh), rows["rest"], room - have
+        silence = np.zeros((int(padding.max()), fresh.shape[1]), np.float32)
+        parts = []
+        for i, (n, end, pad) in enumerate(zip(rest.tolist(), stop.tolist(), padding.tolist(), strict=True)):
+            parts += [carried[i, :n], fresh[end - len(chunks[i]) : end], silence[:pad]]
+        signal = np.concatenate(parts)
         for i in np.flatnonzero((left > 0) | (rest > 0)).tolist():
             at = int(start[i] + blocks[i] * size)
-            rows["rest"][i] = 0
-            rows["rest"][i, : left[i]] = signal[at : at + left[i]]
+            carried[i] = 0
+            carried[i, : left[i]] = signal[at : at + left[i]]
         rows["rest_samples"] = left
         return signal, start, blocks
 
     def _state(self, rows: Array, group: Array, part: str) -> State:
-        return {name: rows[column][group] for name, column in self._names[part]}
+        where = _span(group)
+        return {name: rows[column][where] for name, column in self._names[part]}
 
     def _keep(self, rows: Array, group: Array, part: str, state: State) -> None:
+        where = _span(group)
         for name, column in self._names[part]:
-            rows[column][group] = state[name]
+            rows[column][where] = state[name]
 
     def _step(self, rows: Array, group: Array, x: Array, outputs: list[Output]) -> Array:
         """Run the streams `group` on `x` `[G, k * block_samples, channels]`; return those whose state broke."""
@@ -154,18 +160,28 @@ class Batcher:
         self._keep(rows, group, "frontend", state)
         scores, state = self._bundle.model.step(frames, self._state(rows, group, "model"))
         self._keep(rows, group, "model", state)
-        sound = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
-        for array in state.values():
-            sound &= np.isfinite(array).reshape(len(group), -1).all(axis=1)
-        warm_up = np.clip(self._bundle.model.latency - rows["frames"][group], 0, scores.shape[1])
-        rows["frames"][group] += frames.shape[1]
-        # A model with latency has nothing to say of a stream's first steps; streams differ in how far they are.
-        for skip in np.unique(warm_up):
-            chosen = np.flatnonzero((warm_up == skip) & sound)
-            sound[chosen] = self._decide(rows, group[chosen], scores[chosen, skip:], outputs)
+        sound = _finite([scores, *state.values()])
+        before = rows["frames"][group]
+        rows["frames"][group] = before + frames.shape[1]
+        if self._bundle.model.latency == 0:
+            sound = self._decide_sound(rows, group, scores, sound, outputs)
+        else:  # it has nothing to say of a stream's first steps; streams differ in how far they are
+            warm_up = np.clip(self._bundle.model.latency - before, 0, scores.shape[1])
+            for skip in np.unique(warm_up):
+                chosen = np.flatnonzero(warm_up == skip)
+                sound[chosen] = self._decide_sound(rows, group[chosen], scores[chosen, skip:], sound[chosen], outputs)
         broken: Array = group[~sound]
         self._break(rows, broken, outputs)
         return broken
+
+    def _decide_sound(self, rows: Array, group: Array, scores: Array, sound: Array, outputs: list[Output]) -> Array:
+        """`_decide` over those of the group that are sound. Returns which still are."""
+        if sound.all():
+            return self._decide(rows, group, scores, outputs)
+        sound = sound.copy()
+        chosen = np.flatnonzero(sound)
+        sound[chosen] = self._decide(rows, group[chosen], scores[chosen], outputs)
+        return sound
 
     def _break(self, rows: Array, broken: Array, outputs: list[Output]) -> None:
         """Rows whose state is not finite start afresh; who they are and where they stand in their log stays."""
@@ -181,18 +197,20 @@ class Batcher:
         sound = np.ones(len(group), bool)
         if len(group) == 0 or scores.shape[1] == 0:
             return sound
-        before = self._state(rows, group, "head")
-        made, state = self._bundle.head.step(scores, before)
+        state = self._state(rows, group, "head")
+        at = state["at"].copy() if self._bundle.head.publishes_samples else None
+        made, state = self._bundle.head.step(scores, state)
         self._keep(rows, group, "head", state)
         if isinstance(made, Events):
             self._publish(rows, group, made, outputs)
         else:
-            for array in (made, *state.values()):
-                sound &= np.isfinite(array).reshape(len(group), -1).all(axis=1)
-            self._play(rows, group[sound], made[sound], before["at"][sound], outputs)
+            sound = _finite([made, *state.values()])
+            assert at is not None
+            self._play(rows, group[sound], made[sound], at[sound], outputs)
         if self._keep_scores:
-            for g in np.flatnonzero(sound).tolist():
-                outputs[int(group[g])].scores.append(scores[g])
+            for g, i in enumerate(group.tolist()):
+                if sound[g]:
+                    outputs[i].scores.append(scores[g])
         return sound
 
     def _finish(self, rows: Array, group: Array, outputs: list[Output]) -> None:
@@ -236,3 +254,30 @@ class Batcher:
                     score=round(score, 6),
                 )
             )
+
+
+def _span(group: Array) -> Array | slice:
+    """A run of neighbouring rows as a slice, of which numpy makes a view; other groups as they are."""
+    if not len(group):
+        return group
+    first, last = int(group[0]), int(group[-1])
+    return slice(first, last + 1) if last - first + 1 == len(group) else group
+
+
+def _excerpts(signal: Array, at: Array, length: int) -> Array:
+    """`[G, length, channels]`: from each of `at` `[G]` so many samples; a view where they lie end to end."""
+    if (np.diff(at) == length).all():
+        joined = signal[at[0] : at[0] + len(at) * length]
+    else:
+        joined = np.concatenate([signal[start : start + length] for start in at.tolist()])
+    return joined.reshape(len(at), length, signal.shape[1])
+
+
+def _finite(arrays: Sequence[Array]) -> Array:
+    """Bool `[B]`: which streams hold neither NaN nor infinity in any of these arrays `[B, ...]`."""
+    sound = np.ones(len(arrays[0]), bool)
+    for array in arrays:
+        finite = np.isfinite(array)
+        if not finite.all():
+            sound &= finite.reshape(len(sound), -1).all(axis=1)
+    return sound

@@ -78,10 +78,12 @@ class RowLayout:
 
     def dump(self, rows: Array) -> list[bytes]:
         """Gathered rows to the bytes that Redis keeps: a live row whole, a tombstone by its header."""
-        raw = np.ascontiguousarray(rows).tobytes()
-        lengths = np.where(rows["status"] == ENDED, self.header_bytes, self.row_bytes)
-        starts = range(0, len(raw), self.row_bytes)
-        return [self._seal(raw[start : start + length]) for start, length in zip(starts, lengths.tolist(), strict=True)]
+        sealed = rows.copy()
+        raw = sealed.view(np.uint8).data
+        sizes = np.where(sealed["status"] == ENDED, self.header_bytes, self.row_bytes).tolist()
+        spans = [(start, start + size) for start, size in zip(range(0, len(raw), self.row_bytes), sizes, strict=True)]
+        sealed["checksum"] = [zlib.crc32(raw[start + _BODY : end], self._layout_sum) for start, end in spans]
+        return [raw[start:end].tobytes() for start, end in spans]
 
     def parse(self, stored: bytes) -> bytes:
         """The row's bytes, complete. Raises RowCorrupt if these are no row of this bundle."""
@@ -92,7 +94,8 @@ class RowLayout:
             )
         if len(stored) not in (self.row_bytes, self.header_bytes):
             raise RowCorrupt(f"a row of {len(stored)} bytes, expected {self.row_bytes}; the stream starts afresh")
-        if self._seal(stored) != stored:
+        checksum = zlib.crc32(memoryview(stored)[_BODY:], self._layout_sum)
+        if checksum.to_bytes(8, "little") != stored[_BODY - 8 : _BODY]:
             raise RowCorrupt("a row that is damaged, or of another version; the stream starts afresh")
         if len(stored) == self.row_bytes:
             row = np.frombuffer(stored, self.dtype)
@@ -102,11 +105,6 @@ class RowLayout:
                     raise RowCorrupt(f"a row whose {name} holds NaN or infinity; the stream starts afresh")
             return stored
         return stored + self._blank_bytes[self.header_bytes :]
-
-    def _seal(self, row: bytes) -> bytes:
-        """The row under its checksum."""
-        checksum = zlib.crc32(row[_BODY:], self._layout_sum)
-        return b"".join((row[: _BODY - 8], checksum.to_bytes(8, "little"), row[_BODY:]))
 
 
 def _little(dtype: str) -> str:

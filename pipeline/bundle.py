@@ -86,7 +86,7 @@ class Bundle:
 def as_float(samples: Array) -> Array:
     """int16 to float32 in -1..1 (exact: a division by 2**15); float32 as it is."""
     if samples.dtype == np.int16:
-        return samples.astype(np.float32) * np.float32(1 / 32768)
+        return np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
     return samples.astype(np.float32, copy=False)
 
 

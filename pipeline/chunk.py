@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from heapq import nsmallest
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,9 @@ MAX_CHUNK_BYTES = 1 << 20
 """Default bound of one chunk's data: 65 s of 8 kHz int16 mono."""
 
 MAX_SEQ = 2**62
-_KNOWN = {b"stream", b"seq", b"data", b"end", b"given", b"begin"}
+_NEEDED = {b"stream", b"seq", b"data"}
+_KNOWN = _NEEDED | {b"end", b"given", b"begin"}
+_LITTLE: dict[str, np.dtype[Any]] = {"int16": np.dtype("<i2"), "float32": np.dtype("<f4")}
 _TOLD = 5  # names in a message
 
 
@@ -84,31 +88,22 @@ def parse(
     Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
     `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `bad_begin`, `bad_given`, `oversize`, `wrong_size`, `not_finite`.
     """
-    unknown = fields.keys() - _KNOWN
-    if unknown:  # also a name that stood twice: the reader keeps both, the second under another name
-        names = ", ".join(name[:40].decode(errors="replace") for name in nsmallest(_TOLD, unknown))
-        more = f" and {len(unknown) - _TOLD} more" if len(unknown) > _TOLD else ""
-        raise ChunkRejected(
-            "unknown_field",
-            f"fields {names}{more}; a chunk has stream, seq, data and, at its end, end, each once: push these alone",
-        )
-    missing = {b"stream", b"seq", b"data"} - fields.keys()
-    if missing:
-        raise ChunkRejected(
-            "missing_field",
-            f"no field {', '.join(sorted(m.decode() for m in missing))}; a chunk has stream, seq and data",
-        )
-    stream = _stream(fields[b"stream"])
-    if partition_of(stream, partitions) != partition:
+    plain = fields.keys() == _NEEDED
+    if not plain:
+        _check_names(fields)
+    stream, home = _stream(fields[b"stream"], partitions)
+    if home != partition:
         raise ChunkRejected(
             "wrong_partition",
-            f"stream {stream!r} belongs to partition {partition_of(stream, partitions)}, found in {partition}: "
+            f"stream {stream!r} belongs to partition {home}, found in {partition}: "
             "its producer must use crc32(stream) % partitions",
         )
     seq = _seq(fields[b"seq"])
-    ms = int(entry_id.split(b"-")[0])
+    ms = int(entry_id[: entry_id.index(b"-")])
     if ms > MAX_SEQ:  # whoever may push may choose ids; times are counted in 63 bits
         raise ChunkRejected("bad_id", f"id {entry_id.decode()}: its time lies beyond 2**62 ms; push with id *")
+    if plain:
+        return Chunk(entry_id, ms, stream, seq, _samples(fields[b"data"], spec, max_chunk_bytes), False)
     end = fields.get(b"end", b"0")
     if end not in (b"0", b"1"):
         raise ChunkRejected("bad_end", f"end is {end[:20]!r}; expected 0 or 1")
@@ -126,14 +121,37 @@ def parse(
     )
 
 
-def _stream(raw: bytes) -> str:
-    if len(raw) > MAX_NAME_BYTES:  # before anything that takes as long as it is
+def _check_names(fields: Mapping[bytes, bytes]) -> None:
+    unknown = fields.keys() - _KNOWN
+    if unknown:  # also a name that stood twice: the reader keeps both, the second under another name
+        names = ", ".join(name[:40].decode(errors="replace") for name in nsmallest(_TOLD, unknown))
+        more = f" and {len(unknown) - _TOLD} more" if len(unknown) > _TOLD else ""
+        raise ChunkRejected(
+            "unknown_field",
+            f"fields {names}{more}; a chunk has stream, seq, data and, at its end, end, each once: push these alone",
+        )
+    missing = _NEEDED - fields.keys()
+    if missing:
+        raise ChunkRejected(
+            "missing_field",
+            f"no field {', '.join(sorted(m.decode() for m in missing))}; a chunk has stream, seq and data",
+        )
+
+
+def _stream(raw: bytes, partitions: int) -> tuple[str, int]:
+    """The stream's name and its partition."""
+    if len(raw) > MAX_NAME_BYTES:  # before anything that takes as long as it is, and before it is kept
         raise ChunkRejected("bad_stream", f"stream {raw[:40]!r}... has {len(raw)} bytes; at most {MAX_NAME_BYTES}")
+    return _named(raw, partitions)
+
+
+@lru_cache(maxsize=65_536)
+def _named(raw: bytes, partitions: int) -> tuple[str, int]:
     try:
-        stream = raw.decode()
+        stream = check_stream(raw.decode())
     except UnicodeDecodeError:
         raise ChunkRejected("bad_stream", f"stream {raw[:40]!r} is not UTF-8") from None
-    return check_stream(stream)
+    return stream, partition_of(stream, partitions)
 
 
 def _seq(raw: bytes) -> int:
@@ -157,7 +175,7 @@ def _given(data: bytes, size: int, max_bytes: int) -> Array | None:
 def _samples(data: bytes, spec: InputSpec, max_chunk_bytes: int) -> Array:
     if len(data) > max_chunk_bytes:
         raise ChunkRejected("oversize", f"{len(data)} bytes of data, at most {max_chunk_bytes}: send shorter chunks")
-    dtype = np.dtype(spec.sample_type).newbyteorder("<")
+    dtype = _LITTLE[spec.sample_type]
     sample_bytes = dtype.itemsize * spec.channels
     if len(data) % sample_bytes:
         raise ChunkRejected(

@@ -18,6 +18,7 @@ from pipeline.batcher import Batcher
 from pipeline.belt import ENDED, Belt
 from pipeline.broker.keys import MAX_NAME_BYTES
 from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, Rejection, parse
+from pipeline.component import Array
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
 
@@ -135,17 +136,16 @@ class Task:
         says = output.events or output.scores or output.samples or chunk.end or chunk.notes
         if self._publish == "events" and not says:
             return None
-        fields = {
-            b"stream": chunk.stream.encode(),
-            b"seq": str(chunk.seq).encode(),
-            b"events": json.dumps([asdict(event) for event in output.events], separators=(",", ":")).encode(),
-        }
+        fields = {b"stream": chunk.stream.encode(), b"seq": b"%d" % chunk.seq, b"events": b"[]"}
+        if output.events:
+            told = [asdict(event) for event in output.events]
+            fields[b"events"] = json.dumps(told, separators=(",", ":")).encode()
         if output.scores:
-            scores = np.concatenate(output.scores).astype("<f4")
+            scores = _joined(output.scores)
             fields[b"scores"] = scores.tobytes()
             fields[b"shape"] = b"%d,%d" % scores.shape
         if output.samples:
-            fields[b"samples"] = np.concatenate(output.samples).astype("<f4").tobytes()
+            fields[b"samples"] = _joined(output.samples).tobytes()
         if chunk.notes:
             fields[b"notes"] = json.dumps(chunk.notes, separators=(",", ":")).encode()
         if chunk.end:
@@ -153,37 +153,56 @@ class Task:
         return fields
 
 
+def _joined(parts: Sequence[Array]) -> Array:
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return joined.astype("<f4", copy=False)
+
+
 def run(tasks: Sequence[Task], belt: Belt, batcher: Batcher) -> None:
     """Run the chunks of all tasks, whose rows are on the belt, in shared batches.
 
     A stream's chunks go in order, one a round, so a round holds each row once.
     """
-    rounds: list[list[tuple[Task, Chunk]]] = []
-    for task in tasks:
-        depth: Counter[str] = Counter()
-        for chunk in task.chunks:
-            if depth[chunk.stream] == len(rounds):
-                rounds.append([])
-            rounds[depth[chunk.stream]].append((task, chunk))
-            depth[chunk.stream] += 1
-    for members in rounds:
-        chunks = [chunk for _, chunk in members]
-        slots = belt.slots([chunk.stream for chunk in chunks])
+    for members in _rounds([chunk for task in tasks for chunk in task.chunks]):
+        slots = belt.slots([chunk.stream for chunk in members])
         rows = belt.gather(slots)
-        taken = np.flatnonzero(admit(rows, chunks, belt.layout, members[0][0].policy))
-        picked = rows[taken]
-        work = [chunks[i] for i in taken.tolist()]
-        for i, chunk in enumerate(work):
-            if chunk.given is not None:
-                batcher.give(picked[i], chunk.given)
-            elif len(chunk.samples) and batcher.lacks(picked[i]):
-                chunk.notes.append({"kind": "not_given"})
-        outputs = batcher.run(picked, [chunk.samples for chunk in work], np.array([c.end for c in work], bool))
+        taken = np.flatnonzero(admit(rows, members, belt.layout, tasks[0].policy))
+        work = members
+        if len(taken) < len(members):
+            slots, rows, work = slots[taken], rows[taken], [members[i] for i in taken.tolist()]
+        if belt.layout.kept:
+            _give(work, rows, batcher)
+        ends = np.fromiter((chunk.end for chunk in work), bool, len(work))
+        outputs = batcher.run(rows, [chunk.samples for chunk in work], ends)
         for chunk, output in zip(work, outputs, strict=True):
             chunk.output = output
             if output.broken:
                 chunk.notes.append({"kind": "broken"})
-        belt.scatter(slots[taken], picked)
+        belt.scatter(slots, rows)
+
+
+def _rounds(chunks: list[Chunk]) -> list[list[Chunk]]:
+    """Chunks in rounds that hold each stream once, in its order. (A stream is of one partition, so of one task.)"""
+    depths: Counter[str] = Counter()
+    rounds: list[list[Chunk]] = []
+    if len({chunk.stream for chunk in chunks}) == len(chunks):
+        return [chunks] if chunks else []
+    for chunk in chunks:
+        depth = depths[chunk.stream]
+        if depth == len(rounds):
+            rounds.append([])
+        rounds[depth].append(chunk)
+        depths[chunk.stream] = depth + 1
+    return rounds
+
+
+def _give(work: Sequence[Chunk], rows: Array, batcher: Batcher) -> None:
+    """Put what producers gave into the rows; note the streams that begin without."""
+    for i, chunk in enumerate(work):
+        if chunk.given is not None:
+            batcher.give(rows[i], chunk.given)
+        elif len(chunk.samples) and batcher.lacks(rows[i]):
+            chunk.notes.append({"kind": "not_given"})
 
 
 def _dead_fields(rejection: Rejection) -> Fields:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,13 +60,11 @@ class Outcome:
         return self.duplicate
 
 
-def _entry_args(entries: Sequence[tuple[bytes, Fields]]) -> Iterator[Value]:
+def _add_entries(args: list[Value], entries: Iterable[tuple[bytes, Fields]]) -> None:
     for id_, fields in entries:
-        yield id_
-        yield 2 * len(fields)
-        for name, value in fields.items():
-            yield name
-            yield value
+        args += (id_, 2 * len(fields))
+        for pair in fields.items():
+            args += pair
 
 
 def bounded(fields: Fields) -> Fields:
@@ -87,33 +85,25 @@ def bounded(fields: Fields) -> Fields:
 def _call(lease: Lease, commit: Commit) -> Call:
     keys = lease.keys
     row = keys.row_prefix
-    return Call(
-        "sb_commit",
-        [
-            keys.log,
-            keys.out,
-            keys.dead,
-            keys.lease,
-            *[row + stream for stream, _, _ in commit.rows],
-            *[row + stream for stream in commit.drop_rows],
-        ],
-        [
-            keys.group,
-            lease.owner,
-            lease.epoch,
-            lease.lease_ms,
-            commit.offset_before,
-            commit.offset_after,
-            commit.entries_read,
-            len(commit.results),
-            len(commit.dead),
-            len(commit.rows),
-            len(commit.drop_rows),
-            *_entry_args(commit.results),
-            *_entry_args([(id_, bounded(fields)) for id_, fields in commit.dead]),
-            *[value for _, row_bytes, ttl_ms in commit.rows for value in (row_bytes, ttl_ms)],
-        ],
-    )
+    args: list[Value] = [
+        keys.group,
+        lease.owner,
+        lease.epoch,
+        lease.lease_ms,
+        commit.offset_before,
+        commit.offset_after,
+        commit.entries_read,
+        len(commit.results),
+        len(commit.dead),
+        len(commit.rows),
+        len(commit.drop_rows),
+    ]
+    _add_entries(args, commit.results)
+    _add_entries(args, ((id_, bounded(fields)) for id_, fields in commit.dead))
+    for _, row_bytes, ttl_ms in commit.rows:
+        args += (row_bytes, ttl_ms)
+    rows = [row + stream for stream, _, _ in commit.rows] + [row + stream for stream in commit.drop_rows]
+    return Call("sb_commit", [keys.log, keys.out, keys.dead, keys.lease, *rows], args)
 
 
 def commit_many(
