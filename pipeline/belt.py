@@ -114,7 +114,7 @@ def _little(dtype: str) -> str:
 class Belt:
     """`capacity` rows and the names that hold them. Full, it forgets the rows used longest ago.
 
-    Forgetting loses nothing: a row on the belt was committed before the next batch is gathered.
+    Forgetting loses nothing: a row on the belt was committed before the next batch is gathered, or is held.
     """
 
     def __init__(self, layout: RowLayout, capacity: int) -> None:
@@ -126,6 +126,7 @@ class Belt:
         self._names: list[str | None] = [None] * capacity
         self._partition = np.full(capacity, -1, np.int64)
         self._used = np.zeros(capacity, np.int64)
+        self._held = np.zeros(capacity, bool)
         self._free = list(range(capacity - 1, -1, -1))
         self._tick = 0
 
@@ -171,9 +172,26 @@ class Belt:
         """A copy of the rows, `[n]` of the layout's dtype."""
         return self.rows[slots]
 
+    def view(self, slots: Array, column: str) -> Array:
+        """One column of the rows, `[n, ...]`."""
+        column_of: Array = self.rows[column][slots]
+        return column_of
+
     def scatter(self, slots: Array, rows: Array) -> None:
         """Put gathered rows back."""
         self.rows[slots] = rows
+
+    def hold(self, streams: Sequence[str]) -> None:
+        """Spare the rows of these streams, which hold more than what is stored, until `let_go`."""
+        self._held[self.slots(streams)] = True
+
+    def let_go(self, streams: Sequence[str]) -> None:
+        """The rows of these streams are stored: they may be forgotten."""
+        self._held[self.slots(streams)] = False
+
+    def room_for(self, streams: int) -> bool:
+        """Whether so many streams fit beside the rows that are held."""
+        return streams + int(self._held.sum()) <= self.capacity
 
     def drop_partition(self, partition: int) -> int:
         """Forget a partition's rows (released, or fenced: they may be ahead of what was committed)."""
@@ -182,7 +200,7 @@ class Belt:
     def _evict(self) -> None:
         # A sixteenth at a time, so that finding the oldest is paid once for many.
         count = max(1, self.capacity // 16)
-        taken = np.flatnonzero((self._partition >= 0) & (self._used < self._tick))
+        taken = np.flatnonzero((self._partition >= 0) & (self._used < self._tick) & ~self._held)
         if len(taken) > count:
             taken = taken[np.argpartition(self._used[taken], count)[:count]]
         self._forget(taken)
@@ -195,4 +213,5 @@ class Belt:
             self._names[slot] = None
             self._free.append(slot)
         self._partition[slots] = -1
+        self._held[slots] = False
         return len(slots)

@@ -49,6 +49,7 @@ class Owned:
 
     renewed_s: when (monotonic) the lease was last asked for or renewed, so not later than the server saw it.
     corrupt: streams whose stored row was discarded, and why, until that is told.
+    behind: the rows lack what chunks after this id did; they are replayed first (empty: nothing to replay).
     """
 
     lease: Lease
@@ -58,6 +59,7 @@ class Owned:
     renewed_s: float
     phase: Phase = Phase.GRANTED
     corrupt: dict[str, str] = field(default_factory=dict)
+    behind: bytes = b""
 
     @property
     def partition(self) -> int:

@@ -34,6 +34,7 @@ class Ownership:
         counts: where `dropped_partitions` are counted.
         make_task: a fresh task for a partition.
         forget: called with a partition that is held no longer; returns how many rows it had on the belt.
+        catch_up: called with partitions that are about to be given back, to store what their rows lack.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Ownership:
         counts: Counter[str],
         make_task: Callable[[int], Task],
         forget: Callable[[int], int],
+        catch_up: Callable[[Sequence[Owned]], None],
     ) -> None:
         self.owned: dict[int, Owned] = {}
         self.share = 0
@@ -56,7 +58,7 @@ class Ownership:
         self._keys = [Keys(topic, group, partition) for partition in range(partitions)]
         self._topic, self._group, self._owner = topic, group, owner
         self._lease_ms, self._fingerprint, self._counts = lease_ms, fingerprint, counts
-        self._make_task, self._forget = make_task, forget
+        self._make_task, self._forget, self._catch_up = make_task, forget, catch_up
         self._log = logger(topic=topic, group=group, owner=owner)
         self._next_beat_s = 0.0
 
@@ -160,12 +162,16 @@ class Ownership:
             if isinstance(answer, Granted):
                 partition = answer.lease.keys.partition
                 task = self._make_task(partition)
-                self.owned[partition] = Owned(answer.lease, task, answer.offset, answer.entries_read, asked_s)
+                self.owned[partition] = Owned(
+                    answer.lease, task, answer.offset, answer.entries_read, asked_s, behind=answer.behind
+                )
                 gained.append(partition)
         if gained:
             self._log.info("ready", gained=gained, owned=sorted(self.owned), share=self.share)
 
     def _give_back(self, given: Sequence[Owned]) -> None:
+        self._catch_up(given)
+        given = [owned for owned in given if self.owned.get(owned.partition) is owned]  # else it was found fenced
         for owned in given:
             owned.to(Phase.DRAINING)
             del self.owned[owned.partition]

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     read_entries: int = Field(default=256, ge=1, le=10_000, description="chunks of one read, at most")
     max_batch: int = Field(default=64, ge=1, le=4096, description="streams in one model step, at most")
     belt_rows: int = Field(default=4096, ge=1, le=10_000_000, description="rows of carried state kept in memory")
+    row_every_chunks: int = Field(
+        default=1, ge=1, le=100_000, description="of a stream, between two commits of its row; more: a takeover replays"
+    )
     max_chunk_bytes: int = Field(default=MAX_CHUNK_BYTES, ge=1, le=2**29, description="of one chunk's data")
     max_backlog: int = Field(default=10_000, ge=1, description="unread chunks of a partition a producer tolerates")
     input_retention_ms: Milliseconds = Field(default=60_000, description="chunks are kept at least so long")

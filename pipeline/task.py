@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.admission import Policy, admit
 from pipeline.batcher import Batcher
+from pipeline.behind import Behind
 from pipeline.belt import ENDED, Belt
 from pipeline.broker.keys import MAX_NAME_BYTES
 from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, Rejection, parse
@@ -30,7 +31,7 @@ class Effects:
     """All that a batch of one partition changes; written in one atomic commit.
 
     offset: id of the last entry covered. entries: how many there were. results, dead: `(id, fields)`,
-    ids rising. rows: `(stream, bytes, ttl_ms)`.
+    ids rising. rows: `(stream, bytes, ttl_ms)`. behind: how far the rows that are not among them are (see `Behind`).
     """
 
     offset: bytes
@@ -38,6 +39,7 @@ class Effects:
     results: list[tuple[bytes, Fields]]
     dead: list[tuple[bytes, Fields]]
     rows: list[tuple[str, bytes, int]]
+    behind: bytes = b""
 
 
 class Happening(NamedTuple):
@@ -55,6 +57,7 @@ class Task:
         publish: `events` makes a result entry for a chunk that has something to say (events, scores, an end,
             a note, audio); `chunks` makes one for every chunk.
         given_bytes: what a producer may give a stream, by the bundle's manifest.
+        row_every_chunks: of a stream, between two commits of its row.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Task:
         publish: Literal["events", "chunks"] = "events",
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
         given_bytes: int = 0,
+        row_every_chunks: int = 1,
     ) -> None:
         self.partition = partition
         self.policy = policy
@@ -77,6 +81,7 @@ class Task:
         self._publish = publish
         self._max_chunk_bytes = max_chunk_bytes
         self._given_bytes = given_bytes
+        self._behind = Behind(row_every_chunks)
         self._rejections: list[Rejection] = []
         self._offset = b""
         self._entries = 0
@@ -109,14 +114,53 @@ class Task:
         self.counts.update(chunks=len(done), rejected=len(dead), duplicates=len(self.chunks) - len(done))
         self.counts.update(str(note["kind"]) for chunk in done for note in chunk.notes)
         results = [(chunk.id, fields) for chunk in done if (fields := self._result(chunk)) is not None]
-        streams = list(dict.fromkeys(chunk.stream for chunk in done))
+        due = self._behind.due(done)
+        if self._behind.delays:
+            belt.hold([chunk.stream for chunk in done])
+            belt.let_go(due)
+        rows = self._rows(due, belt)
+        return Effects(self._offset, self._entries, results, dead, rows, self._behind.upto)
+
+    @property
+    def rows_behind(self) -> int:
+        """Streams whose stored row lacks something that is on the belt."""
+        return len(self._behind)
+
+    def catch_up(self, offset: bytes, belt: Belt) -> Effects:
+        """The rows of all streams that are behind, for a commit that moves no offset: from then on none is."""
+        streams = self._behind.all()
+        rows = self._rows(streams, belt)
+        belt.let_go(streams)
+        return Effects(offset, 0, [], [], rows)
+
+    def leave_out_known(self, belt: Belt, corrupt: Container[str]) -> None:
+        """Of chunks that are run again, leave out those whose effects the rows hold, and the streams whose row was
+        lost: these start afresh, with their next new chunk, which tells so.
+
+        A row holds a chunk that is older than its last one. Of one millisecond, what it holds has lower numbers: within
+        one, no stream expires, and only then can numbers begin anew.
+        """
+        slots = belt.slots([chunk.stream for chunk in self.chunks])
+        known = zip(belt.view(slots, "last_ms").tolist(), belt.view(slots, "next_seq").tolist(), strict=True)
+        self.chunks = [
+            chunk
+            for chunk, (last_ms, next_seq) in zip(self.chunks, known, strict=True)
+            if (chunk.ms, chunk.seq) >= (last_ms, next_seq) and chunk.stream not in corrupt
+        ]
+
+    def replayed(self, upto: bytes, offset: bytes, belt: Belt) -> Effects:
+        """The rows of what was run again, up to `upto`; nothing is published by it, for all of it was."""
+        streams = list(dict.fromkeys(chunk.stream for chunk in self.chunks if chunk.output is not None))
+        self.chunks, self._rejections = [], []
+        return Effects(offset, 0, [], [], self._rows(streams, belt), upto if upto != offset else b"")
+
+    def _rows(self, streams: Sequence[str], belt: Belt) -> list[tuple[str, bytes, int]]:
         rows = belt.gather(belt.slots(streams))
         # Log time decides what has expired; the key's own TTL only collects what nobody asked for. It runs while no
         # worker does, and chunks wait: so it is longer by as long as they may.
         alive = np.where(rows["status"] == ENDED, self.policy.tombstone_ms, self.policy.idle_ms)
         ttl = (alive + self.policy.outage_ms).tolist()
-        kept = list(zip(streams, belt.layout.dump(rows), ttl, strict=True))
-        return Effects(self._offset, self._entries, results, dead, kept)
+        return list(zip(streams, belt.layout.dump(rows), ttl, strict=True))
 
     def happenings(self) -> list[Happening]:
         """What a person should hear of this batch: of each kind one stream as an example, and how many there were."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from pipeline import task as tasks
 from pipeline.batcher import Batcher
@@ -18,6 +19,7 @@ from pipeline.broker import partition as partitions
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect
 from pipeline.broker.durability import check_durability
+from pipeline.broker.keys import comes_before
 from pipeline.broker.partition import Commit
 from pipeline.broker.reader import Entry, read
 from pipeline.broker.retention import trim
@@ -33,6 +35,7 @@ from pipeline.task import Effects, Task
 
 _BACKOFF_S = (0.02, 1.0)
 _LEAST_TIMEOUT_S = 1.0
+_IDLE_S = 1.0
 _READ_BYTES = 64 << 20
 """What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
 is, those after it are not."""
@@ -73,6 +76,7 @@ class Worker:
             read_entries=settings.read_entries,
         )
         self._next_trim_s = 0.0
+        self._busy_s = 0.0
         self._read_entries = settings.read_entries  # fewer while batches take too long for the lease
 
     def stop(self) -> None:
@@ -157,6 +161,7 @@ class Worker:
             counts=self.counts,
             make_task=self._make_task,
             forget=self._belt.drop_partition,
+            catch_up=self._catch_up,
         )
 
     def _make_task(self, partition: int) -> Task:
@@ -172,6 +177,7 @@ class Worker:
             publish=self.settings.publish,
             max_chunk_bytes=self.settings.max_chunk_bytes,
             given_bytes=self.bundle.manifest.model.given_bytes,
+            row_every_chunks=self.settings.row_every_chunks,
         )
 
     def _turn(self, ownership: Ownership) -> None:
@@ -182,12 +188,18 @@ class Worker:
             self._pause(ownership.beat_s)
             return
         count = max(1, self._read_entries // len(ownership.owned))
-        offsets = {p: owned.offset for p, owned in ownership.owned.items()}
-        block_ms = max(1, int(ownership.beat_s * 1000))
+        late = [owned for owned in ownership.owned.values() if owned.behind]
+        if late:
+            self._replay(late, count)
+        offsets = {p: owned.offset for p, owned in ownership.owned.items() if not owned.behind}
+        block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
         found = read(self._client, self.settings.topic, offsets, count, block_ms)
         if found:
             ran_s = self._process(ownership, found)
             self._size_reads(found, count, ran_s)
+            self._busy_s = time.monotonic()
+        elif time.monotonic() - self._busy_s > _IDLE_S:
+            self._catch_up(list(ownership.owned.values()))
         if time.monotonic() >= self._next_trim_s:
             self._trim(ownership)
 
@@ -224,12 +236,45 @@ class Worker:
         ran_s = time.monotonic() - began_s
         for owned in work:
             self._note_corrupt(owned)
-        effects = [(owned, owned.task.effects(self._belt)) for owned in work]
-        self._commit(ownership, effects)
+        self._commit([(owned, owned.task.effects(self._belt)) for owned in work])
         return ran_s
 
+    def _replay(self, late: list[Owned], count: int) -> None:
+        """Run again, on rows that lack them, chunks of partitions whose rows were behind when they were taken over.
+
+        Nothing is published by it. Every batch stores the rows it has brought forward, so that a worker that dies in
+        the midst of it leaves less to do.
+        """
+        found = read(self._client, self.settings.topic, {o.partition: o.behind for o in late}, count, 0)
+        effects = []
+        for owned in late:
+            if owned.phase is Phase.GRANTED:
+                owned.to(Phase.RUNNING)
+            read_entries = found.get(owned.partition, [])
+            entries = [entry for entry in read_entries if not comes_before(owned.offset, entry[0])]
+            more = len(read_entries) == count == len(entries)
+            self._load_rows([owned], [owned.task.take(entries)])
+            owned.task.leave_out_known(self._belt, owned.corrupt)
+            tasks.run([owned.task], self._belt, self._batcher)
+            upto = entries[-1][0] if more else owned.offset
+            effects.append((owned, owned.task.replayed(upto, owned.offset, self._belt)))
+        self._commit(effects)
+        for owned, made in effects:
+            owned.behind = made.behind
+            if not made.behind:
+                self._log.info("replayed", partition=owned.partition)
+
+    def _catch_up(self, of: Sequence[Owned]) -> None:
+        """Store what rows lack: a worker that stops, or has nothing else to do, leaves nothing to replay."""
+        settled = [o for o in of if o.task.rows_behind and o.phase is Phase.RUNNING]
+        if settled:
+            self._commit([(owned, owned.task.catch_up(owned.offset, self._belt)) for owned in settled])
+
     def _load_rows(self, work: list[Owned], streams: list[list[str]]) -> None:
-        self._belt.begin([stream for names in streams for stream in names])
+        needed = [stream for names in streams for stream in names]
+        if not self._belt.room_for(len(needed)):
+            self._catch_up(list(self.owned.values()))
+        self._belt.begin(needed)
         missing = {owned.lease.keys: self._belt.missing(names) for owned, names in zip(work, streams, strict=True)}
         stored = partitions.load_rows(self._client, missing) if any(missing.values()) else {}
         for owned in work:
@@ -248,8 +293,10 @@ class Worker:
             if chunk.stream in owned.corrupt and chunk.output is not None:
                 chunk.notes.insert(0, {"kind": "row_corrupt", "why": owned.corrupt.pop(chunk.stream)})
 
-    def _commit(self, ownership: Ownership, effects: list[tuple[Owned, Effects]]) -> None:
+    def _commit(self, effects: list[tuple[Owned, Effects]]) -> None:
         """Commit every partition's effects; the same commit again while Redis is away and the lease may last."""
+        ownership = self._ownership
+        assert ownership is not None
         pending = [(owned, _commit_of(owned, e)) for owned, e in effects]
         for owned, _ in pending:
             owned.to(Phase.COMMITTING)
@@ -265,7 +312,8 @@ class Worker:
                     owned.to(Phase.RUNNING)
                     owned.offset, owned.entries_read = commit.offset_after, commit.entries_read
                     owned.renewed_s = sent_s
-                    self._count(owned)
+                    if commit.offset_after != commit.offset_before:  # rows alone have nothing to tell
+                        self._count(owned)
                 elif isinstance(outcome.error, BrokerUnavailable):
                     again.append((owned, commit))
                     why = str(outcome.error)
@@ -373,6 +421,7 @@ def _commit_of(owned: Owned, effects: Effects) -> Commit:
         results=effects.results,
         dead=effects.dead,
         rows=effects.rows,
+        behind=effects.behind,
     )
 
 

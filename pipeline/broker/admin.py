@@ -14,7 +14,7 @@ from pipeline.broker.dead import DeadLetter as DeadLetter
 from pipeline.broker.dead import dead_letters as dead_letters
 from pipeline.broker.dead import drop_dead as drop_dead
 from pipeline.broker.functions import Call, call_many
-from pipeline.broker.keys import Keys, check_name, log_key
+from pipeline.broker.keys import ROWS_SUFFIX, Keys, check_name, is_rows_group, log_key
 from pipeline.broker.retention import marks_key
 from pipeline.broker.topic import Topic, describe
 from pipeline.errors import ConfigError
@@ -107,7 +107,8 @@ def _partition(client: redis.Redis, topic: str, partition: int, streams: Counter
         if isinstance(infos, redis.ResponseError) and "no such key" in str(infos):
             return PartitionStatus(partition, 0, 0, ())
         raise_first([infos])
-        groups = [_group(client, topic, partition, info, streams) for info in infos]
+        deployed = [info for info in infos if not is_rows_group(info["name"])]
+        groups = [_group(client, topic, partition, info, streams) for info in deployed]
     backlog = call_many(client, [Call("sb_backlog", [log], [])])
     return PartitionStatus(partition, chunks, raise_first(backlog)[0], tuple(groups))
 
@@ -179,6 +180,7 @@ def drop_group(client: redis.Redis, topic: str, group: str, partitions: int) -> 
             keys = Keys(topic, group, partition)
             if client.exists(keys.log):
                 client.xgroup_destroy(keys.log, group)
+                client.xgroup_destroy(keys.log, group + ROWS_SUFFIX)
             # The epoch stays: a group made again under this name must not be granted an epoch that a zombie holds.
             client.unlink(keys.out, keys.dead, keys.lease, marks_key(keys))
         for key in client.scan_iter(match=pattern, count=_SCAN_COUNT):  # once for all partitions: it sees every key

@@ -28,6 +28,9 @@ from pipeline.errors import ChunkRejected, ConfigError
 MAX_NAME_BYTES = 200
 """Bound on topic, group and stream names, in bytes of UTF-8."""
 
+ROWS_SUFFIX = ":rows"
+"""Ends the name of the group on a log that stands where a deployment's rows do, where they are behind its offset."""
+
 MAX_PARTITIONS = 16_384
 """More partitions than a Redis Cluster has slots buy nothing."""
 
@@ -99,6 +102,16 @@ def partition_of(stream: str, partitions: int) -> int:
     return zlib.crc32(stream.encode()) % partitions
 
 
+def comes_before(one: bytes, other: bytes) -> bool:
+    """Whether the first of two ids of entries is the earlier one.
+
+    >>> comes_before(b"9-1", b"10-0"), comes_before(b"9-10", b"9-9")
+    (True, False)
+    """
+    (ms, seq), (other_ms, other_seq) = (map(int, id_.split(b"-")) for id_ in (one, other))
+    return (ms, seq) < (other_ms, other_seq)
+
+
 def meta_key(topic: str) -> str:
     """The key of a topic's description."""
     return f"sb:{topic}:meta"
@@ -112,6 +125,11 @@ def workers_key(topic: str, group: str) -> str:
 def log_key(topic: str, partition: int) -> str:
     """The key of a partition's log of chunks."""
     return f"sb:{{{topic}/{partition}}}:in"
+
+
+def is_rows_group(name: bytes) -> bool:
+    """Whether a group on a log is no deployment, but where the rows of one stand."""
+    return name.endswith(ROWS_SUFFIX.encode())
 
 
 def stand_key(topic: str, partition: int, stream: str) -> str:

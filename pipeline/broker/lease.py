@@ -42,11 +42,14 @@ class Granted:
     """The lease, and where the group stands: `offset` is the id of the last chunk whose effects are committed.
 
     `entries_read` counts the log's entries up to it, -1 where Redis cannot know. Add what you read to it.
+    `behind`: the rows hold only what chunks up to this id did; those after it, up to the offset, have to be replayed
+    before anything else. Empty: the rows stand where the offset does.
     """
 
     lease: Lease
     offset: bytes
     entries_read: int
+    behind: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def acquire_many(
 def _answer(keys: Keys, owner: str, lease_ms: int, reply: Any) -> Granted | Held:
     kind, *rest = reply
     if kind == b"GRANTED":
-        return Granted(Lease(keys, owner, int(rest[0]), lease_ms), rest[1], int(rest[2]))
+        return Granted(Lease(keys, owner, int(rest[0]), lease_ms), rest[1], int(rest[2]), rest[3])
     if kind == b"HELD":
         return Held(rest[0].decode(errors="replace"), int(rest[1] or 0), int(rest[2]))
     raise ConfigError(f"cannot acquire partition {keys.partition} of {keys.topic!r}: {rest[0].decode()}")

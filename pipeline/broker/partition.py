@@ -30,7 +30,8 @@ class Commit:
     most one entry a chunk in each (of 500 fields and 512 MiB), and lie within `offset_before < id <= offset_after`.
     `entries_read` is the grant's count plus all entries read up to `offset_after` (-1 if unknown). A commit that does
     not move the offset may carry rows only. `rows` are (stream, bytes, TTL in ms); `drop_rows` are streams whose row
-    goes away.
+    goes away. `behind`: after this commit the rows of some streams hold only what chunks up to this id did (see
+    `Granted`); empty: all rows are up to `offset_after`.
     """
 
     offset_before: bytes
@@ -40,6 +41,7 @@ class Commit:
     dead: Sequence[tuple[bytes, Fields]] = ()
     rows: Sequence[tuple[str, bytes, int]] = ()
     drop_rows: Sequence[str] = ()
+    behind: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def _call(lease: Lease, commit: Commit) -> Call:
         len(commit.dead),
         len(commit.rows),
         len(commit.drop_rows),
+        commit.behind,
     ]
     _add_entries(args, commit.results)
     _add_entries(args, ((id_, bounded(fields)) for id_, fields in commit.dead))

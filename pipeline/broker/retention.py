@@ -14,7 +14,7 @@ import redis
 
 from pipeline.broker.connection import raise_first, translate
 from pipeline.broker.functions import call
-from pipeline.broker.keys import Keys, log_key
+from pipeline.broker.keys import ROWS_SUFFIX, Keys, log_key
 
 
 def marks_key(keys: Keys) -> str:
@@ -27,7 +27,8 @@ def marks_key(keys: Keys) -> str:
 
 
 def groups_of(client: redis.Redis, log: str) -> list[bytes]:
-    """The names of all groups on a log, none when there is no log. Raises as `trim`."""
+    """The names of all groups on a log, none when there is no log; those where rows stand (`is_rows_group`) among
+    them. Raises as `trim`."""
     with translate(), client.pipeline(transaction=False) as pipe:
         pipe.xinfo_groups(log)
         (infos,) = pipe.execute(raise_on_error=False)
@@ -80,4 +81,5 @@ def trim(
 
 def _lease_key(log: str, group: bytes) -> str:
     # Not by `Keys`: anybody may have made a group on our log, under a name that would not do for a deployment.
-    return f"{log.removesuffix('in')}{group.decode(errors='replace')}:lease"
+    # Where rows stand, the deployment's own lease tells whether anybody works there.
+    return f"{log.removesuffix('in')}{group.decode(errors='replace').removesuffix(ROWS_SUFFIX)}:lease"

@@ -69,6 +69,24 @@ local function group_of(log, group)
   return nil
 end
 
+-- Where rows are committed less often than offsets, a second group on the log, `<group>:rows`, stands where the rows do:
+-- a new owner replays the chunks from there up to the offset. It is a group so that whatever trims the log, ours or
+-- not, sees that these chunks are still needed. No deployment can have such a name.
+local function rows_group(group) return group .. ':rows' end
+
+local function is_rows_group(name) return string.sub(name, -5) == ':rows' end
+
+-- Two groups of a log: what Redis knows of the deployment's, and where its rows stand (nil: where the offset does).
+local function both_groups(log, group)
+  local found, rows_at
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', log)) do
+    local info = as_map(flat)
+    if info['name'] == group then found = info end
+    if info['name'] == rows_group(group) then rows_at = info['last-delivered-id'] end
+  end
+  return found, rows_at
+end
+
 -- How many entries of the log, from its beginning, lie at or before `offset`: exact at both ends of the log, else
 -- `known`. At the ends, what was trimmed unread is counted as read, so that the lag can come to zero again.
 local function entries_read(info, offset, known)
@@ -81,7 +99,8 @@ end
 local function holds(lease, owner, epoch) return redis.call('GET', lease) == epoch .. ' ' .. owner end
 
 -- keys: log lease epoch; args: group owner lease_ms start
--- GRANTED epoch offset entries_read | HELD owner epoch remaining_ms
+-- GRANTED epoch offset entries_read behind | HELD owner epoch remaining_ms
+-- behind: the rows hold what all chunks up to there did, the chunks up to the offset are to be replayed; '': none.
 local function acquire(keys, args)
   local log, lease, epoch_key = keys[1], keys[2], keys[3]
   local group, owner, lease_ms, start = args[1], args[2], args[3], args[4]
@@ -106,10 +125,11 @@ local function acquire(keys, args)
   else
     redis.call('PEXPIRE', lease, lease_ms)
   end
-  local found = group_of(log, group)
+  local found, behind = both_groups(log, group)
   local offset = found['last-delivered-id']
+  if not behind or not before(behind, offset) then behind = '' end
   local known = found['entries-read'] and digits(found['entries-read']) or UNKNOWN
-  return { 'GRANTED', epoch, offset, entries_read(as_map(redis.call('XINFO', 'STREAM', log)), offset, known) }
+  return { 'GRANTED', epoch, offset, entries_read(as_map(redis.call('XINFO', 'STREAM', log)), offset, known), behind }
 end
 
 -- keys: lease; args: owner epoch lease_ms
@@ -157,12 +177,13 @@ end
 
 -- Redis would stop half way at a command that this user may not run. ACLs speak of keys too, so each write is asked
 -- with its own; a user who may set one row may set all (no pattern of ours tells streams apart).
-local function forbidden(keys, n_sets, group)
+local function forbidden(keys, n_sets, group, creates)
   local log, out, dead, lease, set, deleted = keys[1], keys[2], keys[3], keys[4], keys[5], keys[5 + n_sets]
   local tries = { { 'XADD', out, '*', 'f', 'v' }, { 'XADD', dead, '*', 'f', 'v' },
     { 'XGROUP', 'SETID', log, group, '0', 'ENTRIESREAD', '0' }, { 'PEXPIRE', lease, '1' } }
   if n_sets > 0 then tries[#tries + 1] = { 'SET', set, 'v', 'PX', '1' } end
   if deleted then tries[#tries + 1] = { 'DEL', deleted } end
+  if creates then tries[#tries + 1] = { 'XGROUP', 'CREATE', log, group, '0' } end
   for _, try in ipairs(tries) do
     if not redis.acl_check_cmd(unpack(try)) then return try[1] end
   end
@@ -170,14 +191,15 @@ local function forbidden(keys, n_sets, group)
 end
 
 -- keys: log out dead lease, rows to set, rows to delete
--- args: group owner epoch lease_ms old new entries_read results dead sets deletes, entries, entries, (value ttl_ms)...
+-- args: group owner epoch lease_ms old new entries_read results dead sets deletes behind, entries, entries,
+--       (value ttl_ms)...; behind: the rows of some streams hold only what chunks up to there did; '': of none
 -- OK | DUP | FENCED lease | CONFLICT why | INVALID why
 local function commit(keys, args)
   local log, out, dead, lease = keys[1], keys[2], keys[3], keys[4]
   local group, owner, epoch, lease_ms, old, new, read = unpack(args, 1, 7)
   if not holds(lease, owner, epoch) then return { 'FENCED', redis.call('GET', lease) or '' } end
   if type_of(log) == 'none' then return { 'CONFLICT', 'the log is gone' } end
-  local found = group_of(log, group)
+  local found, rows_at = both_groups(log, group)
   if not found then return { 'CONFLICT', 'the group is gone' } end
   if not whole(lease_ms, 1, MAX_TTL_MS) then return { 'INVALID', 'lease_ms is not a positive number' } end
   if not halves(old) or not halves(new) then return { 'INVALID', 'an offset is not a canonical id' } end
@@ -196,6 +218,11 @@ local function commit(keys, args)
   end
   if read ~= UNKNOWN and not whole(read, 0, 2 ^ 53) then return { 'INVALID', 'entries_read is not a count' } end
 
+  local behind = args[12]
+  if behind ~= '' and not (halves(behind) and not before(new, behind)) then
+    return { 'INVALID', 'the rows cannot stand at ' .. behind .. ', the new offset is ' .. new }
+  end
+
   local info = as_map(redis.call('XINFO', 'STREAM', log))
   if old == new then
     -- Nothing tells the second sending of such a commit from the first: only what may happen twice is allowed.
@@ -211,7 +238,7 @@ local function commit(keys, args)
       return { 'CONFLICT', 'chunk ' .. new .. ' is not in the log any more: the server lost its tail' }
     end
   end
-  local at, why = check_entries(out, args, 12, n_results, old, new)
+  local at, why = check_entries(out, args, 13, n_results, old, new)
   if not at then return { 'INVALID', why } end
   at, why = check_entries(dead, args, at, n_dead, old, new)
   if not at then return { 'INVALID', why } end
@@ -219,10 +246,10 @@ local function commit(keys, args)
   for i = at + 1, #args, 2 do
     if not whole(args[i], 1, MAX_TTL_MS) then return { 'INVALID', 'the TTL of a row is not a positive number' } end
   end
-  local denied = forbidden(keys, n_sets, group)
+  local denied = forbidden(keys, n_sets, group, behind ~= '' and not rows_at)
   if denied then return redis.error_reply('NOPERM this user may not run ' .. denied) end
 
-  at = add_entries(out, args, 12, n_results)
+  at = add_entries(out, args, 13, n_results)
   at = add_entries(dead, args, at, n_dead)
   for i = 1, n_sets do
     redis.call('SET', keys[4 + i], args[at], 'PX', args[at + 1])
@@ -230,6 +257,11 @@ local function commit(keys, args)
   end
   for i = 5 + n_sets, #keys do redis.call('DEL', keys[i]) end
   redis.call('XGROUP', 'SETID', log, group, new, 'ENTRIESREAD', entries_read(info, new, read))
+  if rows_at then -- it may not be destroyed: a worker need not have that right
+    redis.call('XGROUP', 'SETID', log, rows_group(group), behind ~= '' and behind or new)
+  elseif behind ~= '' then
+    redis.call('XGROUP', 'CREATE', log, rows_group(group), behind)
+  end
   redis.call('PEXPIRE', lease, lease_ms)
   return { 'OK' }
 end
@@ -239,13 +271,15 @@ end
 local function backlog_of(log)
   if type_of(log) == 'none' then return 0 end
   local groups = redis.call('XINFO', 'GROUPS', log)
-  if #groups == 0 then return redis.call('XLEN', log) end
-  local most = 0
+  local most, readers = 0, 0
   for _, flat in ipairs(groups) do
-    local lag = as_map(flat)['lag'] or redis.call('XLEN', log)
-    if lag > most then most = lag end
+    local info = as_map(flat)
+    if not is_rows_group(info['name']) then
+      readers = readers + 1
+      most = math.max(most, info['lag'] or redis.call('XLEN', log))
+    end
   end
-  return most
+  return readers > 0 and most or redis.call('XLEN', log)
 end
 
 -- A stand is where a stream stands on its producers' side, written with every chunk they push: next_seq, the bytes of

@@ -52,11 +52,12 @@ class Office:
 
     def check_group(self) -> None:
         """Raises ConfigError when nobody ever worked under that name: no letters would then mean nothing."""
-        from pipeline.broker.keys import log_key
+        from pipeline.broker.keys import is_rows_group, log_key
         from pipeline.broker.retention import groups_of
         from pipeline.errors import ConfigError
 
-        names = {name for p in range(self.partitions) for name in groups_of(self.client, log_key(self.topic, p))}
+        logs = [log_key(self.topic, p) for p in range(self.partitions)]
+        names = {name for log in logs for name in groups_of(self.client, log) if not is_rows_group(name)}
         if self.group.encode() not in names:
             there = ", ".join(sorted(printable(name) for name in names)) or "none yet"
             raise ConfigError(f"no group {self.group!r} works on topic {self.topic!r}; there are: {there}. Name it")

@@ -97,6 +97,9 @@ def worker(
     read_entries: Annotated[int | None, _tuning("Chunks of one read, at most.", "256")] = None,
     max_batch: Annotated[int | None, _tuning("Streams in one model step, at most.", "64")] = None,
     belt_rows: Annotated[int | None, _tuning("Rows of carried state kept in memory.", "4096")] = None,
+    row_every_chunks: Annotated[
+        int | None, _tuning("Of a stream, between two commits of its row; with more, takeovers replay.", "1")
+    ] = None,
     log_level: Annotated[Level | None, _tuning("How much is logged.", "info")] = None,
     log_format: Annotated[Format | None, _tuning("How it is logged, to standard error.", "auto")] = None,
 ) -> None:
@@ -124,6 +127,7 @@ def worker(
         "read_entries": read_entries,
         "max_batch": max_batch,
         "belt_rows": belt_rows,
+        "row_every_chunks": row_every_chunks,
         "log_level": log_level and log_level.value,
         "log_format": log_format and log_format.value,
     }
