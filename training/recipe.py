@@ -36,7 +36,8 @@ class Recipe:
     clip_norm: of the whole gradient; 0: not clipped. label_smoothing: shared among all classes.
     class_balance: 0 weighs frames alike, 1 classes alike (a frame of a class as n_mean / n_class), between: a power.
     average: decay of the averaged weights, which are what is validated and exported; 0: the last weights themselves.
-    patience_passes: without a better validation loss, the run ends; 0: never before its last pass.
+    patience_passes: so many passes without a better validation loss end the run, and the best pass's weights are kept;
+        0: all passes are run, and the last weights kept.
     amp: mixed precision, on a GPU alone. device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
     """
 

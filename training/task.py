@@ -12,16 +12,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, Provenance
 from training import recipes
+from training.models.net import Net
 from training.recipe import Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -116,26 +116,6 @@ class Task(ABC, Generic[R]):
         return "generated"
 
 
-class Net(Protocol):
-    """What the trainer asks of a net (`training.models.net.Net`).
-
-    `latency` rows trail; T of every call is a multiple of `block`.
-    """
-
-    latency: int
-    block: int
-
-    def __call__(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def features(self, x: Tensor) -> Tensor: ...
-
-    def logits_of(self, features: Tensor, *state: Tensor) -> tuple[Tensor, ...]: ...
-
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]: ...
-
-
 class RecipeModule(Protocol):
     """A module of `training/recipes`."""
 
@@ -167,5 +147,5 @@ def whole(net: Net, x: Tensor) -> Tensor:
     more = net.latency + -(frames + net.latency) % net.block
     device = next(net.parameters()).device
     padded = torch.cat([x, x.new_zeros(len(x), more, x.shape[2])], dim=1) if more else x
-    y, *_ = net(padded.to(device), *net.initial_state(len(x)))
+    y: Tensor = net(padded.to(device), *net.initial_state(len(x)))[0]
     return y[:, net.latency : net.latency + frames].cpu()

@@ -1,0 +1,222 @@
+"""Forty Arabic commands at 16 kHz, speakers never heard: an LSTM on log-mel frames every 20 ms, as a stream.
+
+Cost and expected score: see RECIPE and BEST below; `training/metrics/commands.json` has what was measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.bundle import Bundle
+from pipeline.manifest import InputSpec, Manifest, PowerFrontend, Provenance
+from training import augment, data, keywords
+from training.commands_data import LABELS, NOTHING, RATE_HZ, Composer, clips
+from training.graph import model_spec
+from training.keywords import Head
+from training.losses import mean
+from training.models import LogMel, Net, encoder
+from training.recipe import Recipe
+from training.task import Batch, Task
+
+LICENCE = "Apache-2.0; learnt from Arabic Speech Commands (CC BY 4.0) and Speech Commands' noises (CC BY 4.0)"
+
+
+@dataclass(frozen=True)
+class Commands(Recipe):
+    """Fields beyond `Recipe`'s: samples to frames; the composed streams, probabilities of a stream and of a word.
+
+    speakers: only the first so many of each split, for tests; 0: all.
+    decide_from: from this part of a word on, it alone is right, until decide_after_frames after its end; then for
+    fade_frames background is right as well. pooled: the weight of the loss of a word's pooled probabilities.
+    """
+
+    name: str = "commands"
+    window_samples: int = 512
+    hop_samples: int = 320
+    mels: int = 40
+    cepstra: int = 0
+    log_floor: float = 1e-6
+    speakers: int = 0
+    stream_frames: int = 128
+    fresh: float = 0.7
+    lead_s: float = 0.5
+    gap_s: float = 0.25
+    spliced: float = 0.06
+    reverberant: float = 0.2
+    noisy: float = 0.7
+    snr_low_db: float = -3.0
+    snr_high_db: float = 45.0
+    ending: float = 0.5
+    equalised: float = 0.7
+    warp: float = 0.14
+    masked_bands: int = 6
+    masked_frames: int = 6
+    decide_from: float = 0.6
+    decide_after_frames: int = 10
+    fade_frames: int = 5
+    word_weight: float = 2.0
+    pooled: float = 1.0
+    head: Head = field(default_factory=lambda: Head(threshold=0.6, final_frames=120, smooth_frames=6))
+
+
+RECIPE = Commands(
+    cell="lstm",
+    layers=2,
+    hidden=128,
+    dropout_input=0.0,
+    dropout=0.25,
+    dropout_output=0.25,
+    passes=40,
+    batches=60,
+    streams=64,
+    learning_rate=4e-3,
+    weight_decay=1e-2,
+    average=0.998,
+)
+TINY = {
+    "hidden": "24", "speakers": "1", "mels": "20", "passes": "3", "batches": "6", "streams": "8", "stream_frames": "64", "layers": "1",
+}  # fmt: skip
+
+
+class CommandsTask(Task[Commands]):
+    """18 speakers to learn from, 6 to judge by: the corpus's own split."""
+
+    max_bytes = 4_000_000
+
+    def __init__(self, recipe: Commands) -> None:
+        super().__init__(recipe)
+        self._composer: Composer | None = None
+
+    @property
+    def composer(self) -> Composer:
+        """What is heard in training; read when first asked for."""
+        if self._composer is None:
+            learnt = tuple(
+                clip for clip in clips("train", self.recipe.speakers) if clip.speaker != self.recipe.leave_out
+            )
+            self._composer = Composer(learnt, self.recipe)
+        return self._composer
+
+    def build(self) -> Net:
+        r = self.recipe
+        front = LogMel(augment.filterbank(RATE_HZ, r.window_samples, r.mels), floor=r.log_floor, cepstra=r.cepstra)
+        made = encoder(
+            r.cell,
+            front.outputs,
+            r.layers,
+            r.hidden,
+            dropout_input=r.dropout_input,
+            dropout=r.dropout,
+            dropout_locked=r.dropout_locked,
+            dropout_output=r.dropout_output,
+        )
+        return Net(front, made, len(LABELS))
+
+    @torch.no_grad()
+    def prepare(self, net: Net) -> None:
+        """Mean and scale by a batch that training never learns from."""
+        heard, _ = self.composer.batch(2**31, None)
+        net.front.fit(net.features(torch.from_numpy(heard.power)))
+
+    def batch(self, index: int, context: Any) -> tuple[Batch, Any]:
+        heard, context = self.composer.batch(index, context)
+        target = {name: torch.from_numpy(getattr(heard, name)) for name in ("label", "sure", "word")}
+        power = torch.from_numpy(heard.power)
+        weight = torch.ones(power.shape[:2])
+        bank = torch.from_numpy(heard.bank)
+        return Batch(power, target, weight, torch.from_numpy(heard.fresh), {"bank": bank}), context
+
+    def features(self, net: Net, batch: Batch) -> Tensor:
+        """Each stream through another throat's bank; some bands and frames hidden (SpecAugment, arXiv 1904.08779)."""
+        front = net.front
+        assert isinstance(front, LogMel)
+        x = front.features(batch.x, batch.extra["bank"])
+        for axis, most in (
+            (2, self.recipe.masked_bands),
+            (2, self.recipe.masked_bands),
+            (1, self.recipe.masked_frames),
+        ):
+            x = hidden(x, axis, most)
+        return x
+
+    def loss(self, logits: Tensor, target: dict[str, Tensor], weight: Tensor) -> Tensor:
+        """-log of what is allowed, a frame; and -log of the right word's share of its pooled probabilities, a word."""
+        r = self.recipe
+        label, sure, word = target["label"], target["sure"], target["word"]
+        log_p = logits.log_softmax(dim=-1)
+        named = log_p.gather(-1, label[..., None])[..., 0]
+        either = torch.logaddexp(named, log_p[..., NOTHING])
+        right = torch.where(sure, named, either)
+        each = -(1 - r.label_smoothing) * right - r.label_smoothing * log_p.mean(dim=-1)
+        total = mean(each, weight * torch.where(sure & (label != NOTHING), r.word_weight, 1.0))
+        if r.pooled and (word > 0).any():
+            total = total + r.pooled * pooled_loss(log_p.exp(), label, word * (weight > 0))
+        return total
+
+    def validate(self, net: Net) -> dict[str, float]:
+        found = self._figures(net)
+        return {name: float(found[name]) for name in ("loss", "events", "pooled")}
+
+    def _figures(self, net: Net) -> dict[str, Any]:
+        heard = self._listeners()
+        wanted = np.array([clip.label for clip in heard])
+        return keywords.figures(net, [clip.samples for clip in heard], wanted, LABELS, self.recipe)
+
+    def _listeners(self) -> tuple[Any, ...]:
+        """Whom nothing was learnt from: the corpus's `val` speakers, or the one that is left out."""
+        if self.recipe.leave_out:
+            return tuple(clip for clip in clips("train", self.recipe.speakers) if clip.speaker == self.recipe.leave_out)
+        return clips("val", self.recipe.speakers)
+
+    def manifest(self, provenance: Provenance) -> Manifest:
+        r = self.recipe
+        return Manifest(
+            task="40 Arabic commands, spoken; labels in English",
+            labels=LABELS,
+            licence=LICENCE,
+            provenance=provenance,
+            input=InputSpec(sample_rate_hz=RATE_HZ),
+            frontend=PowerFrontend(window_samples=r.window_samples, hop_samples=r.hop_samples),
+            model=model_spec(self.build(), tail_frames=r.head.tail_frames),
+            head=r.head.spec(),
+        )
+
+    def evaluate(self, bundle: Bundle) -> dict[str, Any]:
+        heard = self._listeners()
+        return keywords.judged(bundle, [clip.samples for clip in heard], [clip.label for clip in heard])
+
+    def data_sha256(self) -> str:
+        return data.sha256(("arabic_commands", "noise"))
+
+
+def hidden(x: Tensor, axis: int, most: int) -> Tensor:
+    """`[B, T, M]` with up to `most` neighbours along an axis set to the stream's mean, somewhere in each stream."""
+    size = x.shape[axis]
+    width = torch.randint(0, most + 1, (len(x), 1, 1), device=x.device)
+    start = torch.randint(0, size, (len(x), 1, 1), device=x.device)
+    at = torch.arange(size, device=x.device).reshape([1, -1, 1] if axis == 1 else [1, 1, -1])
+    return torch.where((at >= start) & (at < start + width), x.mean(dim=(1, 2), keepdim=True), x)
+
+
+def pooled_loss(p: Tensor, label: Tensor, word: Tensor) -> Tensor:
+    """Scalar: over the frames in which a word is due, its share of all words' probabilities, -log, mean over words.
+
+    p `[B, t, C]`; label `[B, t]`; word `[B, t]`: n + 1 in the frames of the nth word of a row, 0 elsewhere.
+    """
+    count = int(word.max())
+    which = torch.nn.functional.one_hot(word, count + 1)[..., 1:].to(p.dtype)
+    sums = torch.einsum("btn,btc->bnc", which, p[..., :NOTHING]) + 1e-6
+    name = (which * label[..., None]).amax(dim=1).to(torch.int64).clamp_max(NOTHING - 1)
+    share = sums.gather(-1, name[..., None])[..., 0] / sums.sum(dim=-1)
+    there = which.amax(dim=1)
+    return -(share.log() * there).sum() / there.sum()
+
+
+def task(recipe: Commands = RECIPE) -> CommandsTask:
+    """The task under a recipe."""
+    return CommandsTask(recipe)
