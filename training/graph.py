@@ -68,11 +68,11 @@ class GraphBuilder:
         """Cut into equal parts."""
         return self.ops("Split", x, outputs=parts, axis=axis) if parts > 1 else [x]
 
-    def cut(self, x: str, start: int | None, stop: int | None, axis: int) -> str:
-        """x[start:stop] along an axis."""
+    def cut(self, x: str, start: int | None, stop: int | None, axis: int, step: int = 1) -> str:
+        """x[start:stop:step] along an axis."""
         last = np.iinfo(np.int64).max
         borders = self.integers(start or 0), self.integers(last if stop is None else stop)
-        return self.op("Slice", x, *borders, self.integers(axis))
+        return self.op("Slice", x, *borders, self.integers(axis), *([self.integers(step)] if step > 1 else []))
 
     def linear(self, x: str, weight: Values, bias: Values | None = None) -> str:
         """x W^T + b for `[..., I]`, weight `[O, I]` as torch keeps it."""

@@ -9,6 +9,8 @@ import inspect
 from typing import Any
 
 from pipeline.errors import ConfigError
+from training.models.cnn import CNN
+from training.models.crnn import CRNN
 from training.models.encoder import Dropouts, Encoder, State
 from training.models.front import Front, LogMel, Standardise
 from training.models.gru import GRU
@@ -22,6 +24,8 @@ CELLS: dict[str, type[Encoder]] = {
     "rnn": RNN,
     "lstm": LSTM,
     "gru": GRU,
+    "cnn": CNN,
+    "crnn": CRNN,
 }
 """Every architecture by its name in recipes."""
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Recurrent(Encoder):
     """L layers of H units. States `[L, B, H]`, named by `carried`; torch's fused kernel runs each layer.
 
-    `order`: where torch keeps the gates that ONNX wants first, second, ... in its stacked weights.
+    `order`: where torch keeps the gates that ONNX wants first, second, ... in its stacked weights. `company`: the graph
+    adds a silent stream to every call, because onnxruntime runs a lone one through another kernel.
     """
 
     operator: ClassVar[str]
@@ -26,6 +27,7 @@ class Recurrent(Encoder):
     carried: ClassVar[tuple[str, ...]]
     order: ClassVar[tuple[int, ...]]
     attributes: ClassVar[dict[str, Any]] = {}
+    company: ClassVar[bool] = False
 
     def __init__(self, inputs: int, layers: int, hidden: int, dropouts: Dropouts) -> None:
         super().__init__(inputs, dropouts)
@@ -46,9 +48,9 @@ class Recurrent(Encoder):
     def nodes(self, g: GraphBuilder, x: str) -> str:
         """One operator a layer, time first."""
         layers = len(self.cells)
-        before = [g.split(g.state(name), layers, axis=0) for name in self.carried]
+        before = [g.split(self._joined(g, g.state(name)), layers, axis=0) for name in self.carried]
         after: list[list[str]] = [[] for _ in self.carried]
-        y = g.op("Transpose", x, perm=[1, 0, 2])
+        y = self._joined(g, g.op("Transpose", x, perm=[1, 0, 2]))
         for n, cell in enumerate(self.cells):
             w = {name: value.detach().cpu().numpy() for name, value in cell.named_parameters()}
             bias = np.concatenate([self.reordered(w["bias_ih_l0"]), self.reordered(w["bias_hh_l0"])])
@@ -59,8 +61,16 @@ class Recurrent(Encoder):
             for parts, name in zip(after, done, strict=True):
                 parts.append(name)
         for name, parts in zip(self.carried, after, strict=True):
-            g.carry(name, g.op("Concat", *parts, axis=0))
-        return g.op("Transpose", y, perm=[1, 0, 2])
+            g.carry(name, self._left(g, g.op("Concat", *parts, axis=0)))
+        return g.op("Transpose", self._left(g, y), perm=[1, 0, 2])
+
+    def _joined(self, g: GraphBuilder, x: str) -> str:
+        """`[T, B, I]` to `[T, B + 1, I]`, where company is wanted."""
+        return g.op("Pad", x, g.integers(0, 0, 0, 0, 1, 0)) if self.company else x
+
+    def _left(self, g: GraphBuilder, y: str) -> str:
+        """The company leaves."""
+        return g.cut(y, None, -1, axis=1) if self.company else y
 
     def reordered(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """`[G * H, ...]` from torch's order of gates to ONNX's."""
