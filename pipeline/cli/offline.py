@@ -12,7 +12,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
-from pipeline.cli.values import Given, read_given
+from pipeline.cli.values import Columns, Given, read_columns, read_given
 
 if TYPE_CHECKING:
     from pipeline.component import Array
@@ -22,6 +22,8 @@ EXAMPLES = examples(
     ("statebelt run digits calls/ --json", 'one line a file: {"file","seconds","events":[...]}'),
     ("statebelt run digits talk.wav --chunk-ms 20", "in chunks: the same bytes"),
     ("statebelt run digits a.wav b.wav --scores s.npz", 'np.load("s.npz")["a.wav"] is [T, C]'),
+    ("statebelt run activity walk.npz", "sensors: an archive's first float array [N, C], at the bundle's rate"),
+    ("statebelt run anomaly plant.csv --columns flow,pressure", "columns of a .csv file, in the channels' order"),
     ("statebelt run denoiser.onnx noisy.wav --wav clean.wav", "the audio that a denoiser makes of it"),
 )
 
@@ -42,6 +44,7 @@ def run(
             help="Write the audio that the bundle makes of a recording to this .wav file; of several, into this folder."
         ),
     ] = None,
+    columns: Columns = None,
     given: Given = None,
     as_json: options.Json = False,
 ) -> None:
@@ -53,32 +56,33 @@ def run(
 
     from rich.markup import escape
 
-    from pipeline import audio
+    from pipeline import recordings
     from pipeline.bundle import load
     from pipeline.cli.playback import chunk_samples
     from pipeline.cli.wav import WavFile, places
-    from pipeline.errors import AudioError, ConfigError
+    from pipeline.errors import ConfigError, RecordingError
     from pipeline.offline import run as run_one
     from pipeline.verify import exactness
 
-    opened, values = load(bundle), read_given(given)
+    opened, values, chosen = load(bundle), read_given(given), read_columns(columns)
     if told := exactness(opened.manifest):
         say_warning(told)
     spec = opened.manifest.input
     step = None if chunk_ms is None else chunk_samples(chunk_ms, spec.sample_rate_hz)
     if wav is not None and not opened.head.publishes_samples:
         raise ConfigError(f"--wav: {opened.source} makes no audio: its head is {opened.manifest.head.kind!r}")
-    paths = audio.recordings(files)
+    paths = recordings.find(files)
     targets = [None] * len(paths) if wav is None else places(wav, files, paths)
     failed = False
     with _score_file(scores) as keep:
         for path, target in zip(paths, targets, strict=True):
             try:
-                done = run_one(opened, audio.read(path, spec), chunk_samples=step, given=values)
+                samples = recordings.read(path, spec, chosen, say_warning)
+                done = run_one(opened, samples, chunk_samples=step, given=values)
                 if target is not None and done.samples is not None:
                     with WavFile(target, spec.sample_rate_hz) as file:
                         file.write(done.samples)
-            except (AudioError, ConfigError) as error:
+            except (RecordingError, ConfigError) as error:
                 say_error(str(error) if str(path) in str(error) else f"{path}: {error}")
                 failed = True
                 continue
