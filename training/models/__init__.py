@@ -9,12 +9,15 @@ import inspect
 from typing import Any
 
 from pipeline.errors import ConfigError
+from training.models.bilstm import BiLSTM
 from training.models.cnn import CNN
 from training.models.crnn import CRNN
 from training.models.encoder import Dropouts, Encoder, State
 from training.models.front import Front, LogMel, Standardise
 from training.models.gru import GRU
 from training.models.lstm import LSTM
+from training.models.lstm_coupled import CoupledLSTM
+from training.models.lstm_peephole import PeepholeLSTM
 from training.models.net import Net
 from training.models.rnn import RNN
 
@@ -23,7 +26,10 @@ __all__ = ["CELLS", "Dropouts", "Encoder", "Front", "LogMel", "Net", "Standardis
 CELLS: dict[str, type[Encoder]] = {
     "rnn": RNN,
     "lstm": LSTM,
+    "lstm_coupled": CoupledLSTM,
+    "lstm_peephole": PeepholeLSTM,
     "gru": GRU,
+    "bilstm": BiLSTM,
     "cnn": CNN,
     "crnn": CRNN,
 }

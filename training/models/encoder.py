@@ -45,7 +45,7 @@ class Dropout(nn.Module):
         """`[B, T, D]` to the same."""
         if not self.training or self.share == 0.0:
             return x
-        kept = x.new_empty((len(x), 1 if self.locked else x.shape[1], x.shape[2])).bernoulli_(1.0 - self.share)
+        kept = torch.rand(len(x), 1 if self.locked else x.shape[1], x.shape[2], device=x.device) >= self.share
         return x * (kept / (1.0 - self.share))
 
 

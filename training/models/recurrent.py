@@ -72,7 +72,8 @@ class Recurrent(Encoder):
         """The company leaves."""
         return g.cut(y, None, -1, axis=1) if self.company else y
 
-    def reordered(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    @classmethod
+    def reordered(cls, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """`[G * H, ...]` from torch's order of gates to ONNX's."""
-        parts = np.split(weights, len(self.order))
-        return np.concatenate([parts[place] for place in self.order])
+        parts = np.split(weights, len(cls.order))
+        return np.concatenate([parts[place] for place in cls.order])
