@@ -9,6 +9,7 @@ import inspect
 from typing import Any
 
 from pipeline.errors import ConfigError
+from training.models.attention import Attention
 from training.models.bilstm import BiLSTM
 from training.models.cnn import CNN
 from training.models.crnn import CRNN
@@ -32,6 +33,7 @@ CELLS: dict[str, type[Encoder]] = {
     "bilstm": BiLSTM,
     "cnn": CNN,
     "crnn": CRNN,
+    "attention": Attention,
 }
 """Every architecture by its name in recipes."""
 
