@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.belt import RowLayout
 from pipeline.bundle import Bundle, as_float
 from pipeline.component import Array, Component, Field, State
-from pipeline.head.events import Events
+from pipeline.head import Events, Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Batcher:
         bundle: what to run.
         max_batch: streams in one model step; about where the LSTM reaches the core's peak.
         max_blocks: blocks in one model step, which bounds memory; None runs a chunk in one step, however long.
-        keep_scores: also return every frame's scores.
+        keep_scores: also return every frame's scores, whatever the head publishes.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Batcher:
         manifest = bundle.manifest
         self._max_batch = max_batch
         self._max_blocks = max_blocks
-        self._keep_scores = keep_scores or bundle.head.publishes_scores
+        self._keep_all, self._keep_scores = keep_scores, keep_scores or bundle.head.publishes_scores
         self._block_samples = bundle.frontend.block * bundle.model.block
         self._rate_hz = manifest.input.sample_rate_hz
         self._labels = bundle.head.labels
@@ -191,8 +191,11 @@ class Batcher:
                 sound &= np.isfinite(array).reshape(len(group), -1).all(axis=1)
             self._play(rows, group[sound], made[sound], before["at"][sound], outputs)
         if self._keep_scores:
+            head = None if self._keep_all else self._bundle.head
             for g in np.flatnonzero(sound).tolist():
-                outputs[int(group[g])].scores.append(scores[g])
+                kept = head.published(scores[g], int(before["frames"][g])) if isinstance(head, Forecast) else scores[g]
+                if len(kept):
+                    outputs[int(group[g])].scores.append(kept)
         return sound
 
     def _finish(self, rows: Array, group: Array, outputs: list[Output]) -> None:

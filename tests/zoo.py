@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.bundle import SHIPPED, Bundle, from_bytes
 from pipeline.manifest import (
     METADATA_KEY,
+    ActivityHead,
+    ForecastHead,
     GivenSpec,
     HeadSpec,
     IdentityFrontend,
@@ -314,6 +316,40 @@ def denoise() -> bytes:
     return with_manifest(_stepper("denoise", window, hidden, window, 1, "BTF", scores), manifest)
 
 
+def activity() -> bytes:
+    """Six sensor channels at 50 Hz in windows, a GRU, stretches of one label."""
+    window, hidden, classes = 16, 16, 5
+    manifest = Manifest(
+        task="test activity",
+        labels=_labels(classes),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=50, channels=6, sample_type="float32"),
+        frontend=WindowFrontend(window_samples=window, hop_samples=4),
+        model=ModelSpec(
+            input="x", output="scores", features=6 * window, classes=classes, states=_states("GRU", hidden)
+        ),
+        head=ActivityHead(hold_frames=3),
+    )  # fmt: skip
+    return with_manifest(_recurrent("GRU", 6 * window, hidden, classes, mel=False, block=1, lean=0.3), manifest)
+
+
+def forecast() -> bytes:
+    """Two series, one sample an hour, the next three of each, every fourth hour."""
+    head = ForecastHead(series=("a", "b"), horizon=3, every_frames=4, context_frames=10)
+    manifest = Manifest(
+        task="test forecast",
+        labels=head.labels,
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=1 / 3600, channels=2, sample_type="float32"),
+        frontend=IdentityFrontend(),
+        model=ModelSpec(input="x", output="scores", features=2, classes=6, states=_states("LSTM", 8)),
+        head=head,
+    )
+    return with_manifest(_recurrent("LSTM", 2, 8, 6, mel=False, block=1), manifest)
+
+
 GIVEN = 8
 
 
@@ -356,6 +392,8 @@ ZOO: dict[str, Callable[[], bytes]] = {
     "look_ahead": look_ahead,
     "given": given,
     "vad": vad,
+    "activity_head": activity,
+    "forecast_head": forecast,
     "denoise": denoise,
     **{path.stem: path.read_bytes for path in sorted(Path(SHIPPED).glob("*.onnx"))},
 }

@@ -88,4 +88,40 @@ class OverlapAddHead(Part):
     kind: Literal["overlap_add"] = "overlap_add"
 
 
-HeadSpec = Annotated[KeywordsHead | ScoresHead | SegmentsHead | OverlapAddHead, Field(discriminator="kind")]
+class ActivityHead(Part):
+    """Frame probabilities to stretches of one label, end to end (`pipeline/head/activity.py`).
+
+    hold_frames: for which another label must be the likeliest before it is believed.
+    """
+
+    kind: Literal["activity"] = "activity"
+    hold_frames: int = Field(default=1, ge=1, le=10**6)
+
+
+class ForecastHead(Part):
+    """Scores that are the next values of some series (`pipeline/head/forecast.py`).
+
+    series: their names, in the order of a step's values. horizon: steps ahead, the next one first.
+    every_frames: a forecast is published every so many frames. context_frames: before so many have been seen, forecasts
+    know less than the model asks for: their events say how much.
+    """
+
+    kind: Literal["forecast"] = "forecast"
+    series: tuple[Name, ...] = Field(min_length=1, max_length=65_536)
+    horizon: int = Field(ge=1, le=65_536)
+    every_frames: int = Field(default=1, ge=1, le=10**6)
+    context_frames: int = Field(default=1, ge=1, le=10**9)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the scores' columns: `<series>+<step>`."""
+        return tuple(f"{name}+{step}" for step in range(1, self.horizon + 1) for name in self.series)
+
+    def tells(self, labels: tuple[str, ...]) -> bool:
+        """Whether these are its labels (as many as a file may say are never built in memory)."""
+        return len(self.series) * self.horizon == len(labels) and self.labels == labels
+
+
+HeadSpec = Annotated[
+    KeywordsHead | ScoresHead | SegmentsHead | OverlapAddHead | ActivityHead | ForecastHead, Field(discriminator="kind")
+]
