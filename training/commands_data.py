@@ -55,7 +55,7 @@ class Clip:
 
 @cache
 def clips(split: str, speakers: int = 0) -> tuple[Clip, ...]:
-    """The `train` or `val` speakers' recordings, in a fixed order; only those of the first so many speakers, unless 0."""
+    """The `train` or `val` speakers' recordings, in a fixed order; of the first so many speakers, unless 0."""
     found = []
     folders = sorted(folder for folder in (data.corpus("arabic_commands") / split).iterdir() if folder.is_dir())
     for file in [file for folder in folders[: speakers or None] for file in sorted(folder.glob("*.flac"))]:

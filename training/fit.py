@@ -220,9 +220,9 @@ def fit(task: Task[Any], path: Path | None = None, bar: bool = True, logs: bool 
         learner.history.append(row)
         if not math.isfinite(mean):
             raise ConfigError(f"pass {number + 1}: the loss is {mean}; lower learning_rate or clip_norm")
-        if row["loss"] <= learner.best["loss"] or not recipe.patience_passes:
+        if row.get("loss", -math.inf) <= learner.best["loss"] or not recipe.patience_passes:
             weights = {name: value.clone() for name, value in learner.average.state_dict().items()}
-            learner.best = {"loss": row["loss"], "passes": number + 1, "weights": weights}
+            learner.best = {"loss": row.get("loss", math.inf), "passes": number + 1, "weights": weights}
         if path is not None:
             learner.save(path)
         if learner.logs is not None:

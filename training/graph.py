@@ -14,12 +14,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.manifest import METADATA_KEY, Manifest, ModelSpec, StateSpec
-from training.keyword_graph import keyword_graph
 from training.models.encoder import State
-from training.models.keyword import KeywordLSTM
 from training.models.net import Net
 
 OPSET = 17
@@ -80,6 +78,11 @@ class GraphBuilder:
         y = self.op("MatMul", x, self.constant(array.T, "W"))
         return y if bias is None else self.op("Add", y, self.constant(bias, "b"))
 
+    def normalised(self, x: str, norm: nn.LayerNorm) -> str:
+        """Layer normalisation of the last axis."""
+        scale, shift = self.constant(norm.weight, "gamma"), self.constant(norm.bias, "beta")
+        return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=norm.eps)
+
     def recurrent(
         self,
         kind: str,
@@ -119,10 +122,8 @@ class GraphBuilder:
 
 
 @torch.no_grad()
-def graph(net: Net | KeywordLSTM) -> onnx.ModelProto:
+def graph(net: Net) -> onnx.ModelProto:
     """The checked graph of `net.forward`."""
-    if isinstance(net, KeywordLSTM):
-        return keyword_graph(net)
     g = GraphBuilder(net.states)
     g.nodes.append(helper.make_node("Identity", [net.nodes(g, INPUT)], [OUTPUT]))
     frames: int | str = net.block if net.encoder.one_block else "T"

@@ -13,6 +13,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -60,11 +61,12 @@ class Task(ABC, Generic[R]):
     """One task under one recipe.
 
     folds: the names of `recipe.leave_out` over which `training.evaluate` goes; () where the corpus has a split of its
-    own. max_bytes: of the exported bundle.
+    own. max_bytes: of the exported bundle. note: what its provenance says of its scores.
     """
 
     folds: tuple[str, ...] = ()
     max_bytes: int = 1_000_000
+    note: str = ""
 
     def __init__(self, recipe: R) -> None:
         self.recipe = recipe
@@ -95,6 +97,10 @@ class Task(ABC, Generic[R]):
         """Figures on data that no training sees (called with `net` in eval mode, without gradients): "loss", at which
         early stopping looks, and the task's own. On whom: the recipe's `leave_out`, or the corpus's own split."""
 
+    def report(self, net: Net, folder: Path) -> dict[str, Any]:
+        """Pictures into a run's folder once it is trained, and figures for its metrics.json."""
+        return {}
+
     def manifest(self, provenance: Provenance) -> Manifest:
         """What the runtime is to know of the exported model."""
         raise ConfigError(f"{self.recipe.name}: this task shows what a model remembers; it has no bundle")
@@ -110,6 +116,10 @@ class Task(ABC, Generic[R]):
         first = next(iter(folds.values()))
         names = [k for k, v in first.items() if isinstance(v, int | float) and not isinstance(v, bool)]
         return {name: float(sum(result[name] for result in folds.values()) / len(folds)) for name in names}
+
+    def pictures(self, folds: dict[str, dict[str, Any]], folder: Path) -> None:
+        """Pictures of what `evaluate` found, into a folder."""
+        return
 
     def data_sha256(self) -> str:
         """One hash over what was learnt from; generated data have their recipe alone."""

@@ -10,8 +10,6 @@ torch stacks the gates i, f, g, o; ONNX i, o, f, g (and calls the last c).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -33,12 +31,3 @@ class LSTM(Recurrent):
         with torch.no_grad():
             for cell in self.cells:
                 cell.get_parameter("bias_ih_l0")[hidden : 2 * hidden] = forget_bias
-
-
-def __getattr__(name: str) -> Any:
-    """KeywordLSTM stands in `training.models.keyword` until the digits recipe has moved onto `Net`."""
-    if name == "KeywordLSTM":
-        from training.models.keyword import KeywordLSTM
-
-        return KeywordLSTM
-    raise AttributeError(name)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bundle import Bundle
+from pipeline.errors import ConfigError
 from pipeline.manifest import InputSpec, Manifest, PowerFrontend, Provenance
 from training import augment, data, keywords
 from training.commands_data import LABELS, NOTHING, RATE_HZ, Composer, clips
@@ -79,8 +80,17 @@ RECIPE = Commands(
     average=0.998,
 )
 TINY = {
-    "hidden": "24", "speakers": "1", "mels": "20", "passes": "3", "batches": "6", "streams": "8", "stream_frames": "64", "layers": "1",
-}  # fmt: skip
+    "layers": "1",
+    "hidden": "32",
+    "mels": "20",
+    "speakers": "1",
+    "streams": "8",
+    "stream_frames": "64",
+    "passes": "3",
+    "batches": "8",
+    "average": "0.5",
+    "learning_rate": "1e-2",
+}
 
 
 class CommandsTask(Task[Commands]):
@@ -105,16 +115,8 @@ class CommandsTask(Task[Commands]):
     def build(self) -> Net:
         r = self.recipe
         front = LogMel(augment.filterbank(RATE_HZ, r.window_samples, r.mels), floor=r.log_floor, cepstra=r.cepstra)
-        made = encoder(
-            r.cell,
-            front.outputs,
-            r.layers,
-            r.hidden,
-            dropout_input=r.dropout_input,
-            dropout=r.dropout,
-            dropout_locked=r.dropout_locked,
-            dropout_output=r.dropout_output,
-        )
+        dropouts: dict[str, Any] = {name: getattr(r, name) for name in vars(r) if name.startswith("dropout")}
+        made = encoder(r.cell, front.outputs, r.layers, r.hidden, **dropouts)
         return Net(front, made, len(LABELS))
 
     @torch.no_grad()
@@ -134,7 +136,8 @@ class CommandsTask(Task[Commands]):
     def features(self, net: Net, batch: Batch) -> Tensor:
         """Each stream through another throat's bank; some bands and frames hidden (SpecAugment, arXiv 1904.08779)."""
         front = net.front
-        assert isinstance(front, LogMel)
+        if not isinstance(front, LogMel):
+            raise ConfigError("commands are heard through log-mel bands")
         x = front.features(batch.x, batch.extra["bank"])
         for axis, most in (
             (2, self.recipe.masked_bands),
