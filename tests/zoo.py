@@ -1,7 +1,7 @@
 """Small bundles of every shape that the runtime claims to carry, with random weights, built with onnx alone.
 
 Registering one here puts it under the whole contract. They are written from the ONNX operator definitions,
-not by our exporter, so that the two cannot agree on the same mistake.
+not by our exporter, so that the two cannot agree on the same mistake; those of our exporter are in `tests/nets.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pipeline.manifest import (
     StateSpec,
     WindowFrontend,
 )
+from tests import nets
 
 FLOAT = TensorProto.FLOAT
 PROVENANCE = Provenance(recipe="tests/zoo.py", commit="none", data_sha256="none", created="never")
@@ -395,6 +396,7 @@ ZOO: dict[str, Callable[[], bytes]] = {
     "activity_head": activity,
     "forecast_head": forecast,
     "denoise": denoise,
+    **nets.BUNDLES,
     **{path.stem: path.read_bytes for path in sorted(Path(SHIPPED).glob("*.onnx"))},
 }
 
