@@ -1,7 +1,7 @@
 """Arabic commands at 16 kHz: the corpus, and streams composed of its words.
 
 A stream is a few words by one speaker, each at another pace, with gaps, through one microphone and room, in noise. Rows
-are fresh or go on, as `training.compose` does for digits; words never cross the seam.
+are fresh or go on: then the state that another stream left is carried into this one. Words never cross the seam.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.component import State
 from pipeline.frontend import PowerSpectrum
 from training import augment, data
 from training.augment import Rng, Samples
@@ -96,8 +95,15 @@ class Heard:
     bank: NDArray[np.float32]
 
 
+Composed = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]
+
+
 class Composer:
-    """Batches without end, each wholly decided by (seed, index) and the context of the one before."""
+    """Batches without end, each wholly decided by (seed, index).
+
+    Composing a signal takes about as long as learning from it, so each is heard `recipe.reuse` times, through another
+    microphone and another throat every time.
+    """
 
     def __init__(self, spoken: tuple[Clip, ...], recipe: Commands) -> None:
         self.recipe = recipe
@@ -107,33 +113,37 @@ class Composer:
         for clip in spoken:
             self._by_speaker.setdefault(clip.speaker, []).append(clip)
         self._paced: dict[tuple[int, float], Samples] = {}
+        self._composed: tuple[int, Composed] | None = None
         rng = np.random.default_rng(recipe.seed)
         coloured = tuple(augment.coloured(rng, 30 * RATE_HZ, exponent) for exponent in (0.0, 0.5, 1.0, 1.5, 2.0))
         self._noises = (*coloured, *noises("train"))
 
-    def batch(self, index: int, context: State | None) -> tuple[Heard, State]:
-        """Batch `index` and the frontend's state after it; `context` is the one before, None at a pass's start."""
-        recipe, rng = self.recipe, np.random.default_rng((self.recipe.seed, index))
-        rows, frames = recipe.streams, recipe.stream_frames
-        fresh = rng.random(rows) < recipe.fresh
-        if context is None:
-            context, fresh = self.frontend.initial_state(rows), np.ones(rows, bool)
-        signal = np.zeros((rows, self.samples), np.float32)
-        label = np.full((rows, frames), NOTHING)
-        sure, word = np.ones((rows, frames), bool), np.zeros((rows, frames), np.int64)
+    def batch(self, index: int, begins: bool) -> Heard:
+        """Batch `index`; at a pass's start (`begins`) every row is fresh."""
+        recipe, rng = self.recipe, np.random.default_rng((self.recipe.seed, 1, index))
+        rows, number = recipe.streams, index // recipe.reuse
+        if self._composed is None or self._composed[0] != number:
+            self._composed = number, self._compose(np.random.default_rng((recipe.seed, 0, number)))
+        power, label, sure, word = self._composed[1]
+        fresh = (rng.random(rows) < recipe.fresh) | begins
         channels = np.ones((rows, 1, self.frontend.bins), np.float32)
         banks = []
         for b in range(rows):
-            spans = self._stream(rng, signal[b])
-            _mark(spans, recipe, label[b], sure[b], word[b])
             if rng.random() < recipe.equalised:
                 channels[b, 0] = equaliser(rng, self.frontend.bins)
             warp = round(float(rng.uniform(1 - recipe.warp, 1 + recipe.warp)), 2)
             banks.append(augment.filterbank(RATE_HZ, recipe.window_samples, recipe.mels, warp))
-        kept = {"context": np.where(fresh[:, None], np.float32(0), context["context"])}
-        power, after = self.frontend.step(signal[:, :, None], kept)
-        power *= channels
-        return Heard(power, label, sure, word, fresh, np.stack(banks)), after
+        return Heard(power * channels, label, sure, word, fresh, np.stack(banks))
+
+    def _compose(self, rng: Rng) -> Composed:
+        rows, frames = self.recipe.streams, self.recipe.stream_frames
+        signal = np.zeros((rows, self.samples), np.float32)
+        label = np.full((rows, frames), NOTHING)
+        sure, word = np.ones((rows, frames), bool), np.zeros((rows, frames), np.int64)
+        for b in range(rows):
+            _mark(self._stream(rng, signal[b]), self.recipe, label[b], sure[b], word[b])
+        power, _ = self.frontend.step(signal[:, :, None], self.frontend.initial_state(rows))
+        return power, label, sure, word
 
     def _stream(self, rng: Rng, x: Samples) -> list[tuple[int, int, int]]:
         """Fill `x` `[N]` with words; (label, start, end) of each, in samples. NOTHING is a word of no language."""

@@ -31,7 +31,7 @@ LICENCE = "Apache-2.0; learnt from Arabic Speech Commands (CC BY 4.0) and Speech
 class Commands(Recipe):
     """Fields beyond `Recipe`'s: samples to frames; the composed streams, probabilities of a stream and of a word.
 
-    speakers: only the first so many of each split, for tests; 0: all.
+    speakers: only the first so many of each split, for tests; 0: all. reuse: times a composed signal is heard.
     decide_from: from this part of a word on, it alone is right, until decide_after_frames after its end; then for
     fade_frames background is right as well. pooled: the weight of the loss of a word's pooled probabilities.
     """
@@ -43,21 +43,22 @@ class Commands(Recipe):
     cepstra: int = 0
     log_floor: float = 1e-6
     speakers: int = 0
+    reuse: int = 3
     stream_frames: int = 128
     fresh: float = 0.7
     lead_s: float = 0.5
     gap_s: float = 0.25
     spliced: float = 0.06
-    reverberant: float = 0.2
-    noisy: float = 0.7
-    snr_low_db: float = -3.0
+    reverberant: float = 0.1
+    noisy: float = 0.6
+    snr_low_db: float = 0.0
     snr_high_db: float = 45.0
     ending: float = 0.5
     equalised: float = 0.7
     warp: float = 0.14
     masked_bands: int = 6
     masked_frames: int = 6
-    decide_from: float = 0.6
+    decide_from: float = 0.7
     decide_after_frames: int = 10
     fade_frames: int = 5
     word_weight: float = 2.0
@@ -69,13 +70,13 @@ RECIPE = Commands(
     cell="lstm",
     layers=2,
     hidden=128,
-    dropout_input=0.0,
-    dropout=0.25,
-    dropout_output=0.25,
-    passes=40,
-    batches=60,
-    streams=64,
-    learning_rate=4e-3,
+    dropout=0.2,
+    dropout_output=0.2,
+    dropout_locked=True,
+    passes=12,
+    batches=800,
+    streams=16,
+    learning_rate=3e-3,
     weight_decay=1e-2,
     average=0.998,
 )
@@ -122,16 +123,16 @@ class CommandsTask(Task[Commands]):
     @torch.no_grad()
     def prepare(self, net: Net) -> None:
         """Mean and scale by a batch that training never learns from."""
-        heard, _ = self.composer.batch(2**31, None)
+        heard = self.composer.batch(2**31, True)
         net.front.fit(net.features(torch.from_numpy(heard.power)))
 
     def batch(self, index: int, context: Any) -> tuple[Batch, Any]:
-        heard, context = self.composer.batch(index, context)
+        heard = self.composer.batch(index, context is None)
         target = {name: torch.from_numpy(getattr(heard, name)) for name in ("label", "sure", "word")}
         power = torch.from_numpy(heard.power)
         weight = torch.ones(power.shape[:2])
         bank = torch.from_numpy(heard.bank)
-        return Batch(power, target, weight, torch.from_numpy(heard.fresh), {"bank": bank}), context
+        return Batch(power, target, weight, torch.from_numpy(heard.fresh), {"bank": bank}), index
 
     def features(self, net: Net, batch: Batch) -> Tensor:
         """Each stream through another throat's bank; some bands and frames hidden (SpecAugment, arXiv 1904.08779)."""
