@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pipeline.head.activity import Activity
+from pipeline.head.anomaly import Anomaly
 from pipeline.head.events import Events
 from pipeline.head.forecast import Forecast
 from pipeline.head.keywords import Keywords
 from pipeline.head.overlap_add import OverlapAdd
 from pipeline.head.scores import Scores
 from pipeline.head.segments import Segments
-from pipeline.manifest import ActivityHead, ForecastHead, KeywordsHead, Manifest, OverlapAddHead, SegmentsHead
+from pipeline.manifest import (
+    ActivityHead,
+    AnomalyHead,
+    ForecastHead,
+    KeywordsHead,
+    Manifest,
+    OverlapAddHead,
+    SegmentsHead,
+)
 
-Head = Keywords | Scores | Segments | OverlapAdd | Activity | Forecast
+Head = Keywords | Scores | Segments | OverlapAdd | Activity | Forecast | Anomaly
 
 
 def build(manifest: Manifest) -> Head:
@@ -27,7 +36,9 @@ def build(manifest: Manifest) -> Head:
         return Activity(spec, manifest.labels, manifest.hop_samples)
     if isinstance(spec, ForecastHead):
         return Forecast(spec, manifest.hop_samples)
+    if isinstance(spec, AnomalyHead):
+        return Anomaly(spec, manifest.hop_samples)
     return Scores()
 
 
-__all__ = ["Activity", "Events", "Forecast", "Head", "Keywords", "OverlapAdd", "Scores", "Segments", "build"]
+__all__ = ["Activity", "Anomaly", "Events", "Forecast", "Head", "Keywords", "OverlapAdd", "Scores", "Segments", "build"]

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pipeline.errors import ManifestError
 from pipeline.manifest.heads import (
     ActivityHead,
+    AnomalyHead,
     ForecastHead,
     HeadSpec,
     KeywordsHead,
@@ -28,6 +29,7 @@ from pipeline.manifest.signal import FrontendSpec, IdentityFrontend, InputSpec, 
 __all__ = [
     "METADATA_KEY",
     "ActivityHead",
+    "AnomalyHead",
     "ConstantSpec",
     "ForecastHead",
     "FrontendSpec",
@@ -97,7 +99,7 @@ class Manifest(Part):
             bins = self.input.channels
         if bins != self.model.features:
             raise ValueError(f"the frontend makes frames of {bins}, the model takes {self.model.features}")
-        if isinstance(self.head, SegmentsHead) and self.head.column >= self.model.classes:
+        if isinstance(self.head, SegmentsHead | AnomalyHead) and self.head.column >= self.model.classes:
             raise ValueError(f"column {self.head.column} of {self.model.classes} classes")
         if isinstance(self.head, OverlapAddHead) and (
             not isinstance(self.frontend, WindowFrontend) or self.model.classes != self.frontend.window_samples

@@ -122,6 +122,29 @@ class ForecastHead(Part):
         return len(self.series) * self.horizon == len(labels) and self.labels == labels
 
 
+class AnomalyHead(Part):
+    """A score in 0..1 to stretches out of the ordinary, with a running threshold (`pipeline/head/anomaly.py`).
+
+    label: of the stretches; with `starts`, an event `<label>_start` is published with the first frame of each.
+    column: of the scores. threshold: below it nothing is anomalous, whatever the stream is like.
+    rise: nor is what stays below so many times the stream's own level, what its highest scores were; 0: `threshold`
+    decides alone. memory_frames: that the level looks back. learn_frames: the level is learnt in the stream's first so
+    many frames alone, and nothing is told in them; 0: it goes on being learnt, and there is no such time.
+    hold_frames: an anomaly is over once so many frames in a row are none.
+    """
+
+    kind: Literal["anomaly"] = "anomaly"
+    label: Name = "anomaly"
+    starts: bool = True
+    column: int = Field(default=0, ge=0, le=65_535)
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    rise: float = Field(default=0.0, ge=0, le=1000)
+    memory_frames: int = Field(default=4096, ge=1, le=10**9)
+    learn_frames: int = Field(default=0, ge=0, le=10**9)
+    hold_frames: int = Field(default=1, ge=1, le=10**9)
+
+
 HeadSpec = Annotated[
-    KeywordsHead | ScoresHead | SegmentsHead | OverlapAddHead | ActivityHead | ForecastHead, Field(discriminator="kind")
+    KeywordsHead | ScoresHead | SegmentsHead | OverlapAddHead | ActivityHead | ForecastHead | AnomalyHead,
+    Field(discriminator="kind"),
 ]
