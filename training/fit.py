@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ class Learner:
         context: Any = None
         counts = range(number * recipe.batches, (number + 1) * recipe.batches)
         title = f"pass {number + 1}/{recipe.passes}"
-        shown = tqdm(counts, desc=title, unit="batch", leave=False, disable=not bar)
+        often_s = 0.1 if sys.stderr.isatty() else 30.0
+        shown = tqdm(counts, desc=title, unit="batch", leave=False, disable=not bar, mininterval=often_s)
         for n, index in enumerate(shown):
             batch, context = self.task.batch(index, context)
             batch = batch.to(self.precision.device)
@@ -110,6 +112,11 @@ class Learner:
         with torch.no_grad():
             x = self.task.features(self.net, batch)
         length = recipe.segment_frames or x.shape[1]
+        if length % self.net.block or x.shape[1] % self.net.block:
+            raise ConfigError(
+                f"batches of {x.shape[1]} frames in segments of {length}, but {recipe.cell} takes blocks of "
+                f"{self.net.block}: make both multiples of it"
+            )
         starts = range(0, x.shape[1], length)
         total = 0.0
         for n, start in enumerate(starts):

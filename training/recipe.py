@@ -14,7 +14,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self
 
 from pipeline.errors import ConfigError
@@ -26,7 +26,8 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 class Recipe:
     """Fields that mean the same in every task.
 
-    cell: a name of `training.models.CELLS`. layers, hidden: its size; a cell reads them its own way.
+    cell: a name of `training.models.CELLS`. layers, hidden: its size; a cell reads them its own way. options: what else
+        the cell's class takes, `options.stride=2` on a command line.
     dropout_input, dropout, dropout_output: on the frames, between the layers, before the readout. dropout_locked: one
         mask for all frames of a segment (arXiv 1512.05287) instead of one for each.
     leave_out: the speaker, subject or fold that no training hears; "" leaves out none.
@@ -46,6 +47,7 @@ class Recipe:
     seed: int = 7
     layers: int = 1
     hidden: int = 64
+    options: dict[str, Any] = field(default_factory=dict)
     dropout_input: float = 0.0
     dropout: float = 0.0
     dropout_locked: bool = False
@@ -129,6 +131,8 @@ def _built(kind: Any, values: Mapping[str, Any]) -> Any:
             value = _built(hints[name], value)
         elif typing.get_origin(hints[name]) is tuple:
             value = tuple(value)  # JSON has lists only
+        elif typing.get_origin(hints[name]) is dict:
+            value = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
         made[name] = value
     return kind(**made)
 
@@ -141,11 +145,27 @@ def _set(part: Any, path: list[str], told: str, text: str) -> Any:
     if is_dataclass(value) and len(path) == 1:
         inside = ", ".join(f"{path[0]}.{f.name}" for f in fields(value))
         raise ConfigError(f"{told!r} has fields of its own: set {inside}")
+    if isinstance(value, dict):
+        if len(path) != 2:
+            raise ConfigError(f"{told!r}: set {path[0]}.name, one of them at a time")
+        return replace(part, **{path[0]: {**value, path[1]: _guessed(text)}})
     if len(path) > 1:
         if not is_dataclass(value):
             raise ConfigError(f"no field {told!r}: {path[0]!r} has no parts")
         return replace(part, **{path[0]: _set(value, path[1:], told, text)})
     return replace(part, **{path[0]: _parsed(hint, told, text)})
+
+
+def _guessed(text: str) -> Any:
+    """A whole number, a number, a tuple of them where there are commas, or the text itself."""
+    if "," in text:
+        return tuple(_guessed(part.strip()) for part in text.split(",") if part.strip())
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _parsed(hint: Any, name: str, text: str) -> Any:

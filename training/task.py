@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, Provenance
 from training import recipes
-from training.models.net import Net
+from training.models import Encoder, Net, encoder
 from training.recipe import Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -145,6 +145,21 @@ def find(name: str) -> RecipeModule:
     if name not in names():
         raise ConfigError(f"no task {name!r}; there are: {', '.join(names())}")
     return importlib.import_module(f"training.recipes.{name}")
+
+
+def encoder_of(recipe: Recipe, inputs: int) -> Encoder:
+    """The recipe's architecture over frames `[B, T, inputs]`. Raises ConfigError: no such cell, or not its option."""
+    return encoder(
+        recipe.cell,
+        inputs,
+        recipe.layers,
+        recipe.hidden,
+        dropout_input=recipe.dropout_input,
+        dropout=recipe.dropout,
+        dropout_locked=recipe.dropout_locked,
+        dropout_output=recipe.dropout_output,
+        **recipe.options,
+    )
 
 
 @torch.no_grad()

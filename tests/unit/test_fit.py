@@ -17,10 +17,10 @@ from training import fit as fitting  # noqa: E402
 from training import train  # noqa: E402
 from training.fit import Delay, Learner, fit  # noqa: E402
 from training.losses import class_weights, cross_entropy, squared_error  # noqa: E402
-from training.models import Net, Standardise, encoder  # noqa: E402
+from training.models import Net, Standardise  # noqa: E402
 from training.precision import Precision  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
-from training.task import Batch, Task, whole  # noqa: E402
+from training.task import Batch, Task, encoder_of, whole  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class EchoTask(Task[Echo]):
 
     def build(self) -> Net:
         r = self.recipe
-        return Net(Standardise(1), encoder(r.cell, 1, r.layers, r.hidden, dropout=r.dropout), 1, activation="identity")
+        return Net(Standardise(1), encoder_of(r, 1), 1, activation="identity")
 
     def batch(self, index: int, context: Any) -> tuple[Batch, Any]:
         r = self.recipe
@@ -204,6 +204,18 @@ def test_a_loss_that_is_no_number_stops_the_run(monkeypatch):
     monkeypatch.setattr(EchoTask, "loss", lambda _, y, *__: y.sum() * float("nan"))
     with pytest.raises(ConfigError, match="lower learning_rate"):
         fit(EchoTask(RECIPE), bar=False)
+
+
+def test_batches_that_are_no_whole_blocks_are_refused():
+    recipe = replace(RECIPE, cell="bilstm", options={"block_frames": 4, "ahead_frames": 2}, segment_frames=6)
+    with pytest.raises(ConfigError, match="12 frames in segments of 6, but bilstm takes blocks of 4"):
+        fit(EchoTask(recipe), bar=False)
+
+
+def test_a_net_that_answers_late_learns_all_the_same():
+    recipe = replace(RECIPE, cell="bilstm", options={"block_frames": 4, "ahead_frames": 2}, segment_frames=12)
+    learner = fit(EchoTask(replace(recipe, layers=1, passes=6, batches=30, dropout=0.0)), bar=False)
+    assert learner.history[-1]["loss"] < 0.2  # of 1, so it is asked for the right frame
 
 
 def test_class_weights_make_rare_classes_count():

@@ -32,10 +32,16 @@ def test_every_type_is_read_from_text():
     assert Own().overridden({"amp": "off", "limit": "2"}) == Own(amp=False, limit=2.0)
 
 
+def test_a_cells_own_options_are_read_as_what_they_look_like():
+    made = Own().overridden({"options.stride": "2", "options.taps": "5,3", "options.share": "0.5", "options.kind": "a"})
+    assert made.options == {"stride": 2, "taps": (5, 3), "share": 0.5, "kind": "a"}
+    assert Own().options == {}
+
+
 def test_a_recipe_survives_json():
     import json
 
-    made = Own(taps=(7,), head=Part(0.1, 9), seed=3)
+    made = Own(taps=(7,), head=Part(0.1, 9), seed=3, options={"channels": (3, 4), "stride": 2})
     assert Own.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
@@ -50,6 +56,7 @@ def test_a_recipe_survives_json():
         ({"head": "1"}, "set head.threshold, head.frames"),
         ({"head.width": "1"}, "no field 'head.width'; there are: threshold, frames"),
         ({"hidden.more": "1"}, "'hidden' has no parts"),
+        ({"options": "2"}, "'options': set options.name"),
         ({"passes": "0"}, "own: passes is 0; it must be at least 1"),
         ({"dropout": "1"}, "own: dropout is 1.0"),
         ({"warm_up": "2"}, "from 0 to 1"),

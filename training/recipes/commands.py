@@ -20,9 +20,9 @@ from training.commands_data import LABELS, NOTHING, RATE_HZ, Composer, clips
 from training.graph import model_spec
 from training.keywords import Head
 from training.losses import mean
-from training.models import LogMel, Net, encoder
+from training.models import LogMel, Net
 from training.recipe import Recipe
-from training.task import Batch, Task
+from training.task import Batch, Task, encoder_of
 
 LICENCE = "Apache-2.0; learnt from Arabic Speech Commands (CC BY 4.0) and Speech Commands' noises (CC BY 4.0)"
 
@@ -116,9 +116,7 @@ class CommandsTask(Task[Commands]):
     def build(self) -> Net:
         r = self.recipe
         front = LogMel(augment.filterbank(RATE_HZ, r.window_samples, r.mels), floor=r.log_floor, cepstra=r.cepstra)
-        dropouts: dict[str, Any] = {name: getattr(r, name) for name in vars(r) if name.startswith("dropout")}
-        made = encoder(r.cell, front.outputs, r.layers, r.hidden, **dropouts)
-        return Net(front, made, len(LABELS))
+        return Net(front, encoder_of(r, front.outputs), len(LABELS))
 
     @torch.no_grad()
     def prepare(self, net: Net) -> None:

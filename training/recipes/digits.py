@@ -22,10 +22,10 @@ from training.compose import BG, Composer, Pools
 from training.data import DIGITS, LABELS, Clip
 from training.graph import model_spec
 from training.keywords import Head
-from training.models import LogMel, Net, encoder
+from training.models import LogMel, Net
 from training.plots import plot_confusion, plot_detector
 from training.recipe import Recipe
-from training.task import Batch, Task
+from training.task import Batch, Task, encoder_of
 
 LICENCE = "Apache-2.0; learnt from FSDD (CC BY-SA 4.0), Arabic Speech Commands (CC BY 4.0), Speech Commands' noises"
 
@@ -122,12 +122,10 @@ class DigitsTask(Task[Digits]):
         r = self.recipe
         bank = augment.filterbank(r.sample_rate_hz, r.window_samples, r.mels)
         front = LogMel(bank, floor=r.log_floor, cepstra=r.cepstra)
-        dropouts: dict[str, Any] = {name: getattr(r, name) for name in vars(r) if name.startswith("dropout")}
-        made = encoder(r.cell, front.outputs, r.layers, r.hidden, **dropouts)
         classes = len(LABELS) + r.auxiliary
         fold = torch.eye(classes, len(LABELS))
         fold[len(LABELS) :, BG] = 1.0
-        return Net(front, made, classes, fold=fold)
+        return Net(front, encoder_of(r, front.outputs), classes, fold=fold)
 
     @torch.no_grad()
     def prepare(self, net: Net) -> None:
