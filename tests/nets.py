@@ -47,7 +47,7 @@ def net(cell: str, *, layers: int = 2, hidden: int = 12, seed: int = 3, **option
         else:
             front = LogMel(augment.filterbank(8000, WINDOW, MELS))
             front.fit(torch.randn(1000, MELS) * 3 - 4)
-        made = Net(front, encoder(cell, front.outputs, layers, hidden, **(options or OPTIONS[cell])), CLASSES)
+        made = Net(front, encoder(cell, front.outputs, layers, hidden, **{**OPTIONS[cell], **options}), CLASSES)
         for parameter in made.parameters():
             parameter.mul_(2.0).add_(torch.randn_like(parameter) * 0.1)
         for name, buffer in made.named_buffers():

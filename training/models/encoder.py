@@ -72,6 +72,11 @@ class Encoder(nn.Module):
     one_block = False
     states: tuple[State, ...]
 
+    @property
+    def receptive_frames(self) -> int | None:
+        """The last frames, the newest included, on which an output depends; None: all there were."""
+        return None
+
     def __init__(self, inputs: int, dropouts: Dropouts) -> None:
         super().__init__()
         self.inputs = inputs

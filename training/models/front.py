@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.errors import ConfigError
+
 if TYPE_CHECKING:
     from training.graph import GraphBuilder
 
@@ -77,7 +79,7 @@ class LogMel(Front):
         frames, mels = bank.shape
         super().__init__(frames, cepstra or mels)
         if mels % 4:
-            raise ValueError(f"{mels} mel bands; onnxruntime's Log needs a multiple of 4 to be exact over cuts")
+            raise ConfigError(f"{mels} mel bands; onnxruntime's Log needs a multiple of 4 to be exact over cuts")
         self.floor, self.mels = floor, mels
         self.register_buffer("mel", torch.from_numpy(np.array(bank, np.float32)))
         dct = scipy.fft.dct(np.eye(mels), norm="ortho", axis=1)[:, :cepstra] if cepstra else None
