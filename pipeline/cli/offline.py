@@ -23,6 +23,7 @@ EXAMPLES = examples(
     ("statebelt run digits talk.wav --chunk-ms 20", "in chunks: the same bytes"),
     ("statebelt run digits a.wav b.wav --scores s.npz", 'np.load("s.npz")["a.wav"] is [T, C]'),
     ("statebelt run activity walk.npz", "sensors: an archive's first float array [N, C], at the bundle's rate"),
+    ("statebelt run forecast hours.csv", "what comes after its last row"),
     ("statebelt run anomaly plant.csv --columns flow,pressure", "columns of a .csv file, in the channels' order"),
     ("statebelt run denoiser.onnx noisy.wav --wav clean.wav", "the audio that a denoiser makes of it"),
 )
@@ -50,6 +51,8 @@ def run(
 ) -> None:
     """Run a bundle over recordings without Redis: the same components, the same bytes.
 
+    Of a bundle that forecasts, the last forecast is shown; --scores has them all.
+
     A file that cannot be read is reported, the others go on, and the exit status is 2.
     """
     from dataclasses import asdict
@@ -58,6 +61,7 @@ def run(
 
     from pipeline import recordings
     from pipeline.bundle import load
+    from pipeline.cli.forecasts import last_forecast, table
     from pipeline.cli.playback import chunk_samples
     from pipeline.cli.wav import WavFile, places
     from pipeline.errors import ConfigError, RecordingError
@@ -65,8 +69,8 @@ def run(
     from pipeline.verify import exactness
 
     opened, values, chosen = load(bundle), read_given(given), read_columns(columns)
-    if told := exactness(opened.manifest):
-        say_warning(told)
+    if odd := exactness(opened.manifest):
+        say_warning(odd)
     spec = opened.manifest.input
     step = None if chunk_ms is None else chunk_samples(chunk_ms, spec.sample_rate_hz)
     if wav is not None and not opened.head.publishes_samples:
@@ -88,14 +92,18 @@ def run(
                 continue
             if keep is not None:
                 _add(keep, str(path), done.scores)
+            told = last_forecast(opened.manifest, done)
             if as_json:
                 events = [asdict(event) for event in done.events]
-                made = {} if done.samples is None else {"samples": len(done.samples)}
+                made: dict[str, object] = {} if done.samples is None else {"samples": len(done.samples)}
+                made |= {} if told is None else {"forecast": told._asdict()}
                 emit({"file": str(path), "seconds": done.seconds, "events": events, **made})
                 continue
             made_of_it = f"  {len(done.samples)} samples" if done.samples is not None else ""
             out.print(f"[cyan]{escape(str(path))}[/]  {done.seconds:.2f} s{made_of_it}", highlight=False)
-            for event in done.events:
+            if told is not None:
+                out.print(table(told))
+            for event in done.events if told is None else ():
                 span = f"{event.start_s:8.2f} - {event.end_s:7.2f} s"
                 out.print(f"{span}  [bold]{escape(event.label)}[/]  {event.score:.2f}", highlight=False)
     if failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from pipeline.head import Forecast
 from pipeline.manifest import ForecastHead, Manifest
 from pipeline.offline import run
 from tests import zoo
-from tests.harness import assert_exact, collect, lively, make_producer, worker
+from tests.harness import assert_exact, collect, lively, make_producer, until, worker
+from tests.unit.test_cli import statebelt
 
 SPEC = ForecastHead(series=("a", "b"), horizon=2, every_frames=3, context_frames=6)
 
@@ -84,3 +86,37 @@ def test_a_topic_of_hours_carries_them(url: str) -> None:
     assert [event.end_s for event in events] == [3600.0 * t for t in range(4, len(signals["s-0"]) + 1, 4)]
     assert scores.tobytes() == run(bundle, signals["s-0"]).scores[3::4].tobytes()
     assert [round(event.score, 2) for event in events[:4]] == [0.4, 0.8, 1.0, 1.0]
+
+
+def test_run_shows_the_last_forecast(tmp_path: Path) -> None:
+    """Of ten hours, every fourth of which makes one: the eighth hour's."""
+    bundle, path, source = zoo.bundle("forecast_head"), tmp_path / "x.npz", tmp_path / "forecast.onnx"
+    source.write_bytes(zoo.forecast())
+    x = zoo.signal(bundle.manifest.input, 10)
+    np.savez(path, x=x)
+    (line,) = map(json.loads, statebelt("run", source, path, "--json")[0].splitlines())
+    told = line["forecast"]
+    assert (told["from_s"], told["step_s"], list(told["series"])) == (8 * 3600, 3600, ["a", "b"])
+    row = run(bundle, x).scores[7]
+    assert np.array([told["series"]["a"], told["series"]["b"]], np.float32).tolist() == [
+        row[::2].tolist(),
+        row[1::2].tolist(),
+    ]
+    out, _ = statebelt("run", source, path)
+    assert "forecast, made at 28800 s" in out
+    assert f"{row[0]:.4g}" in out
+    np.savez(path, x=x[:3])
+    assert "forecast" not in json.loads(statebelt("run", source, path, "--json")[0])
+
+
+def test_a_worker_warns_where_streams_would_expire_between_two_samples(url: str) -> None:
+    heard = io.StringIO()
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(heard))
+    bundle = zoo.bundle("forecast_head")
+    with make_producer(url, bundle, "hours"), worker(url, bundle, topic="hours") as made:
+        until(lambda: bool(made.owned), "its partitions")
+    assert "streams expire between two samples: raise idle_ms" in heard.getvalue()
+    heard.truncate(0)
+    with worker(url, bundle, topic="hours", idle_ms=10_000_000) as made:
+        until(lambda: bool(made.owned), "its partitions")
+    assert "expire" not in heard.getvalue()

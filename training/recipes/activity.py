@@ -1,7 +1,8 @@
 """Six postures and gaits, and the six ways from one posture to another, from a phone on the waist at 50 Hz.
 
 A window of 1.28 s every 0.16 s, one convolution as long as the window, then a GRU (`crnn`): about 50,000 weights.
-Cost: see RECIPE; `training/metrics/activity.json` has what was measured, five folds of subjects that were left out.
+Cost: about four minutes a training on one core; expected: see `training/metrics/activity.json`, five folds of subjects
+that were left out.
 """
 
 from __future__ import annotations
