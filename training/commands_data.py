@@ -204,14 +204,12 @@ def _mark(
         until = end + recipe.decide_after_frames
         following = [s[1] for s in spans if s[1] > first]
         if following:
-            until = min(until, max(end + 2, following[0] // hop + 2))
+            until = min(until, following[0] // hop)
         until = min(until, frames)
-        label[start : until + recipe.fade_frames] = name
-        sure[start:due] = False
-        sure[due:until] = True
-        sure[until : until + recipe.fade_frames] = False
+        faded = until + recipe.fade_frames
+        label[start:faded], label[faded:] = name, NOTHING
+        sure[start:due], sure[due:until], sure[until:faded], sure[faded:] = False, True, False, True
         word[due:until] = n + 1
-        word[until:] = 0
 
 
 def equaliser(rng: Rng, bins: int) -> Samples:

@@ -6,6 +6,7 @@ Cost and expected score: see RECIPE and BEST below; `training/metrics/commands.j
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ from pipeline.bundle import Bundle
 from pipeline.errors import ConfigError
 from pipeline.manifest import InputSpec, Manifest, PowerFrontend, Provenance
 from training import augment, data, keywords
-from training.commands_data import LABELS, NOTHING, RATE_HZ, Composer, clips
+from training import commands_scenes as scenes
+from training.commands_data import LABELS, NOTHING, RATE_HZ, WORDS, Composer, clips
 from training.graph import model_spec
 from training.keywords import Head
 from training.losses import mean
 from training.models import LogMel, Net
+from training.plots import plot_confusion
 from training.recipe import Recipe
 from training.task import Batch, Task, encoder_of
 
+NOISES_DB = (10.0, 0.0)
 LICENCE = "Apache-2.0; learnt from Arabic Speech Commands (CC BY 4.0) and Speech Commands' noises (CC BY 4.0)"
 
 
@@ -101,6 +105,8 @@ class CommandsTask(Task[Commands]):
 
     def __init__(self, recipe: Commands) -> None:
         super().__init__(recipe)
+        if recipe.leave_out and not (data.corpus("arabic_commands") / "train" / recipe.leave_out).is_dir():
+            raise ConfigError(f"no such speaker in train: {recipe.leave_out!r}")
         self._composer: Composer | None = None
 
     @property
@@ -189,8 +195,25 @@ class CommandsTask(Task[Commands]):
         )
 
     def evaluate(self, bundle: Bundle) -> dict[str, Any]:
+        """Clips clean and in noise, whole and streamed; words in long recordings, and false alarms."""
         heard = self._listeners()
-        return keywords.judged(bundle, [clip.samples for clip in heard], [clip.label for clip in heard])
+        wanted = [clip.label for clip in heard]
+        found = keywords.judged(bundle, [clip.samples for clip in heard], wanted)
+        for snr_db in NOISES_DB:
+            result = keywords.judged(bundle, scenes.noisy(heard, snr_db), wanted)
+            found["same"] &= result["same"]
+            found[f"accuracy_at_{snr_db:.0f}_db"] = result["accuracy_streaming"]
+        return found | scenes.listened(bundle, heard)
+
+    def report(self, net: Net, folder: Path) -> dict[str, Any]:
+        found = self._figures(net)
+        plot_confusion(found["confusion"], folder / "confusion.png", "speakers never heard", WORDS)
+        return {"listeners": {name: float(found[name]) for name in ("loss", "events", "pooled")}}
+
+    def pictures(self, folds: dict[str, dict[str, Any]], folder: Path) -> None:
+        for result in folds.values():
+            confusion = np.array(result["confusion"])
+            plot_confusion(confusion, folder / "confusion.png", "speakers never heard, streamed", WORDS)
 
     def data_sha256(self) -> str:
         return data.sha256(("arabic_commands", "noise"))
