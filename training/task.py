@@ -4,6 +4,7 @@ The trainer (`training.fit`) knows no corpus, a task knows no optimiser. A modul
 
     RECIPE = ...              the recipe (a `Recipe`) that gives the figures in the module's docstring
     TINY = {...}              overrides (name: text) for a run of seconds, in which the loss must fall clearly
+    SIZES = {cell: {...}}     optional: overrides for a cell that is not the recipe's own, where it is asked for
     def task(recipe): ...     the Task
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import onnx
 import torch
 from torch import Tensor
 
@@ -65,6 +67,7 @@ class Task(ABC, Generic[R]):
     """
 
     folds: tuple[str, ...] = ()
+    bundles: tuple[str, ...] = ()
     max_bytes: int = 1_000_000
     note: str = ""
 
@@ -104,6 +107,10 @@ class Task(ABC, Generic[R]):
     def manifest(self, provenance: Provenance) -> Manifest:
         """What the runtime is to know of the exported model."""
         raise ConfigError(f"{self.recipe.name}: this task shows what a model remembers; it has no bundle")
+
+    def untrained(self, bundle: str, provenance: Provenance) -> tuple[onnx.ModelProto, Manifest]:
+        """The graph and the manifest of one of `bundles`: it learns within each stream, or not at all."""
+        raise ConfigError(f"{self.recipe.name}: its bundle is made of trained weights")
 
     def evaluate(self, bundle: Any) -> dict[str, Any]:
         """Figures of a bundle (`pipeline.bundle.Bundle`) on data that no training saw: by forward on whole signals and

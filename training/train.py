@@ -33,10 +33,12 @@ def threads(count: int) -> None:
 
 
 def chosen(task: str, settings: dict[str, str], tiny: bool = False) -> Task[Any]:
-    """A task under its recipe, overridden; `tiny` first makes it small. Raises ConfigError."""
+    """A task under its recipe, overridden; `tiny` first makes it small, and a cell that the module's SIZES name gets
+    what stands there. Raises ConfigError."""
     module = find(task)
     recipe = module.RECIPE.overridden(module.TINY) if tiny else module.RECIPE
-    return module.task(recipe.overridden(settings))
+    sizes = {} if tiny else getattr(module, "SIZES", {}).get(settings.get("cell"), {})
+    return module.task(recipe.overridden({**sizes, **settings}))
 
 
 def finish(task: Task[Any], name: str, learner: Learner, folder: Path) -> dict[str, Any]:

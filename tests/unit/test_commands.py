@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError  # noqa: E402
 from training import augment, commands_data, commands_scenes, data  # noqa: E402
 from training.commands_data import LABELS, NOTHING, RATE_HZ, WORDS, Clip, Composer, _mark, loud  # noqa: E402
 from training.recipes.commands import RECIPE, hidden, pooled_loss, task  # noqa: E402
+from training.train import chosen  # noqa: E402
 
 SMALL = dataclasses.replace(RECIPE, streams=3, stream_frames=60, noisy=0.0, reuse=2)
 
@@ -145,3 +146,9 @@ def test_a_speaker_who_is_left_out_is_judged_and_not_learnt_from():
     assert set(made.composer._by_speaker) == {"01"}
     with pytest.raises(ConfigError, match="no such speaker"):
         task(dataclasses.replace(RECIPE, leave_out="99"))
+
+
+def test_an_architecture_that_is_asked_for_gets_its_size_and_what_is_set_besides():
+    made = chosen("commands", {"cell": "crnn", "hidden": "48"}).recipe
+    assert (made.cell, made.hidden, made.options["stride"]) == ("crnn", 48, 2)
+    assert chosen("commands", {}).recipe == RECIPE

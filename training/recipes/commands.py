@@ -84,6 +84,15 @@ RECIPE = Commands(
     weight_decay=1e-2,
     average=0.998,
 )
+SIZES = {
+    "crnn": {
+        "layers": "1",
+        "hidden": "192",
+        "options.stride": "2",
+        "options.channels": "32,64",
+        "options.taps": "6,3",
+    }
+}
 TINY = {
     "layers": "1",
     "hidden": "32",
