@@ -17,7 +17,7 @@ TASK ?= digits
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck train evaluate export bench bench-check soak chaos takeover churn flood fuzz redis worker clean
+.PHONY: help setup demo test lint typecheck train evaluate export inspect bench bench-check soak chaos takeover churn flood fuzz redis worker clean
 
 help: ## show this list
 	@echo "make TARGET, one of:"
@@ -47,6 +47,11 @@ evaluate: $(VENV)/.everything ## TASK's figures on who was left out, by forward 
 
 export: $(VENV)/.everything ## TASK's weights to pipeline/bundles/TASK.onnx, proven equal to torch
 	$(BIN)/python -m training.export $(TASK) $(if $(RUN),--run $(RUN))
+
+inspect: $(VENV)/.everything ## draw what a bundle's model remembers of FILE (BUNDLE=digits CHUNK_MS=100 UNITS=3,17 OUT=runs/inspect.png)
+	@$(BIN)/python -m training.inspect $(if $(FILE),"$(FILE)",$(error say which recording: make inspect FILE=me.wav)) \
+	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(CHUNK_MS),--chunk-ms $(CHUNK_MS)) $(if $(UNITS),--units $(UNITS)) \
+	    $(if $(OUT),-o "$(OUT)")
 
 bench: $(VENV)/.bench ## all contenders side by side, six minutes; JSON and plots to runs/bench (BENCH="--quick")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench $(BENCH)
