@@ -18,6 +18,7 @@ from pipeline.bundle import SHIPPED, Bundle, from_bytes
 from pipeline.manifest import (
     METADATA_KEY,
     ActivityHead,
+    AnomalyHead,
     ForecastHead,
     GivenSpec,
     HeadSpec,
@@ -386,6 +387,12 @@ def given() -> bytes:
     return with_manifest(model, manifest)
 
 
+def alarm() -> bytes:
+    """Two sensor channels, and stretches in which one score stands out, by a threshold that runs with the stream."""
+    head = AnomalyHead(column=1, threshold=0.2, rise=1.1, memory_frames=30, learn_frames=4, hold_frames=3)
+    return _identity("GRU", channels=2, rate=1 / 60, hidden=16, block=1, head=head, task="test alarm")
+
+
 ZOO: dict[str, Callable[[], bytes]] = {
     "audio": audio,
     "sensor": sensor,
@@ -395,6 +402,7 @@ ZOO: dict[str, Callable[[], bytes]] = {
     "vad": vad,
     "activity_head": activity,
     "forecast_head": forecast,
+    "anomaly_head": alarm,
     "denoise": denoise,
     **nets.BUNDLES,
     **{path.stem: path.read_bytes for path in sorted(Path(SHIPPED).glob("*.onnx"))},
