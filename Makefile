@@ -11,11 +11,13 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 TORCH_INDEX ?=
 # What `make demo` plays: a recording, or a folder of them.
 INPUT ?=
+# What `make train`, `evaluate` and `export` work on; CELL, SET="name=value ...", RUN (a folder of runs/) and TINY=1 as needed.
+TASK ?= digits
 # Flags of `make bench`: --quick, --only NAME..., --known 10 1000 10000 100000, --turns N, --seconds S.
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck train evaluate export bench bench-check soak chaos takeover churn flood fuzz redis worker clean
+.PHONY: help setup demo test lint typecheck train evaluate export inspect bench bench-check soak chaos takeover churn flood fuzz redis worker clean
 
 help: ## show this list
 	@echo "make TARGET, one of:"
@@ -36,14 +38,20 @@ lint: $(VENV)/.everything typecheck ## ruff (rules and format), then mypy
 typecheck: $(VENV)/.everything ## mypy, strict
 	$(BIN)/mypy
 
-train: $(VENV)/.everything ## train the digits model (about ten minutes; goes on where it was stopped)
-	$(BIN)/python -m training.train
+train: $(VENV)/.everything ## train TASK=digits, CELL=lstm, SET="hidden=64 passes=9"; goes on where it was stopped
+	$(BIN)/python -m training.train $(TASK) $(if $(CELL),--cell $(CELL)) $(foreach s,$(SET),--set $(s)) \
+	    $(if $(RUN),--name $(RUN)) $(if $(TINY),--tiny)
 
-evaluate: $(VENV)/.everything ## leave-one-speaker-out accuracy and the detector's curve, by forward and by step
-	$(BIN)/python -m training.evaluate
+evaluate: $(VENV)/.everything ## TASK's figures on who was left out, by forward and by step (digits: all four folds)
+	$(BIN)/python -m training.evaluate $(TASK) $(if $(RUN),--run $(RUN))
 
-export: $(VENV)/.everything ## weights to pipeline/bundles/digits.onnx, proven equal to torch
-	$(BIN)/python -m training.export
+export: $(VENV)/.everything ## TASK's weights to pipeline/bundles/TASK.onnx, proven equal to torch
+	$(BIN)/python -m training.export $(TASK) $(if $(RUN),--run $(RUN))
+
+inspect: $(VENV)/.everything ## draw what a bundle's model remembers of FILE (BUNDLE=digits CHUNK_MS=100 UNITS=3,17 OUT=runs/inspect.png)
+	@$(BIN)/python -m training.inspect $(if $(FILE),"$(FILE)",$(error say which recording: make inspect FILE=me.wav)) \
+	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(CHUNK_MS),--chunk-ms $(CHUNK_MS)) $(if $(UNITS),--units $(UNITS)) \
+	    $(if $(OUT),-o "$(OUT)")
 
 bench: $(VENV)/.bench ## all contenders side by side, six minutes; JSON and plots to runs/bench (BENCH="--quick")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench $(BENCH)

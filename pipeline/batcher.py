@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.belt import RowLayout
 from pipeline.bundle import Bundle, as_float
 from pipeline.component import Array, Component, Field, State
-from pipeline.head.events import Events
+from pipeline.head import Events, Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Batcher:
         bundle: what to run.
         max_batch: streams in one model step; about where the LSTM reaches the core's peak.
         max_blocks: blocks in one model step, which bounds memory; None runs a chunk in one step, however long.
-        keep_scores: also return every frame's scores.
+        keep_scores: also return every frame's scores, whatever the head publishes.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Batcher:
         manifest = bundle.manifest
         self._max_batch = max_batch
         self._max_blocks = max_blocks
-        self._keep_scores = keep_scores or bundle.head.publishes_scores
+        self._keep_all, self._keep_scores = keep_scores, keep_scores or bundle.head.publishes_scores
         self._block_samples = bundle.frontend.block * bundle.model.block
         self._rate_hz = manifest.input.sample_rate_hz
         self._labels = bundle.head.labels
@@ -197,20 +197,23 @@ class Batcher:
         sound = np.ones(len(group), bool)
         if len(group) == 0 or scores.shape[1] == 0:
             return sound
-        state = self._state(rows, group, "head")
-        at = state["at"].copy() if self._bundle.head.publishes_samples else None
-        made, state = self._bundle.head.step(scores, state)
+        head, state = self._bundle.head, self._state(rows, group, "head")
+        # Copies: the state's arrays may be views of the rows that are about to be written.
+        before = {name: state[name].copy() for name in ("at", "frames") if name in state}
+        made, state = head.step(scores, state)
         self._keep(rows, group, "head", state)
         if isinstance(made, Events):
             self._publish(rows, group, made, outputs)
         else:
             sound = _finite([made, *state.values()])
-            assert at is not None
-            self._play(rows, group[sound], made[sound], at[sound], outputs)
+            self._play(rows, group[sound], made[sound], before["at"][sound], outputs)
         if self._keep_scores:
+            chooses = head if isinstance(head, Forecast) and not self._keep_all else None
             for g, i in enumerate(group.tolist()):
                 if sound[g]:
-                    outputs[i].scores.append(scores[g])
+                    kept = chooses.published(scores[g], int(before["frames"][g])) if chooses else scores[g]
+                    if len(kept):
+                        outputs[i].scores.append(kept)
         return sound
 
     def _finish(self, rows: Array, group: Array, outputs: list[Output]) -> None:

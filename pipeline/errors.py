@@ -6,6 +6,7 @@
 | `ManifestError`     | refuse to start: a bundle that is corrupt, foreign or contradicts itself |
 | `ChunkRejected`     | this chunk only: to the dead letters, with its reason                |
 | `Fenced`            | drop the partition at once, never retry                              |
+| `RecordingError`    | skip the file, tell the user                                         |
 | `RowCorrupt`        | discard the row, start the stream afresh, count and report it        |
 | `BrokerUnavailable` | retry with backoff inside the lease                                  |
 | `BacklogFull`       | the producer's caller decides: wait, drop or give up                 |
@@ -28,8 +29,16 @@ class ManifestError(StatebeltError):
     """A bundle cannot be trusted or does not fit its own manifest. Refuse to start."""
 
 
-class AudioError(StatebeltError):
+class RecordingError(StatebeltError):
     """A recording cannot be read. Skip the file, tell the user."""
+
+
+class AudioError(RecordingError):
+    """A recording of sound cannot be read."""
+
+
+class TableError(RecordingError):
+    """A recording of sensors, a CSV or npz file, cannot be read, or is not what its topic carries."""
 
 
 class ChunkRejected(StatebeltError):

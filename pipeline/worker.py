@@ -148,6 +148,9 @@ class Worker:
             partitions=self._topic.partitions,
             row_bytes=self._belt.layout.row_bytes,
         )
+        if 2000 / spec.sample_rate_hz > s.idle_ms:  # a live stream would expire from one sample to the next
+            hint = "streams expire between two samples: raise idle_ms, for producers too"
+            self._log.warning("idle", idle_ms=s.idle_ms, sample_ms=round(1000 / spec.sample_rate_hz), hint=hint)
         if self.bundle.manifest.model.tolerance:
             self._log.warning("inexact", tolerance=self.bundle.manifest.model.tolerance)
         return Ownership(

@@ -21,6 +21,7 @@ import pytest
 from pipeline import audio
 from pipeline.bundle import Bundle
 from pipeline.consumer import Consumer, Result
+from pipeline.head import Forecast
 from pipeline.offline import run
 from pipeline.producer import Producer
 from pipeline.settings import load_settings
@@ -177,7 +178,8 @@ def spoken(results: Sequence[Result]) -> tuple[str, bytes, bytes]:
 def whole(bundle: Bundle, samples: np.ndarray) -> tuple[str, bytes, bytes]:
     """What the whole signal yields, in the same form."""
     found = run(bundle, samples)
-    scores = found.scores.tobytes() if bundle.head.publishes_scores else b""
+    kept = bundle.head.published(found.scores, 0) if isinstance(bundle.head, Forecast) else found.scores
+    scores = kept.tobytes() if bundle.head.publishes_scores else b""
     made = b"" if found.samples is None else found.samples.tobytes()
     return json.dumps([asdict(event) for event in found.events]), scores, made
 

@@ -1,7 +1,7 @@
 """Small bundles of every shape that the runtime claims to carry, with random weights, built with onnx alone.
 
 Registering one here puts it under the whole contract. They are written from the ONNX operator definitions,
-not by our exporter, so that the two cannot agree on the same mistake.
+not by our exporter, so that the two cannot agree on the same mistake; those of our exporter are in `tests/nets.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.bundle import SHIPPED, Bundle, from_bytes
 from pipeline.manifest import (
     METADATA_KEY,
+    ActivityHead,
+    AnomalyHead,
+    ForecastHead,
     GivenSpec,
     HeadSpec,
     IdentityFrontend,
@@ -32,6 +35,7 @@ from pipeline.manifest import (
     StateSpec,
     WindowFrontend,
 )
+from tests import nets
 
 FLOAT = TensorProto.FLOAT
 PROVENANCE = Provenance(recipe="tests/zoo.py", commit="none", data_sha256="none", created="never")
@@ -314,6 +318,40 @@ def denoise() -> bytes:
     return with_manifest(_stepper("denoise", window, hidden, window, 1, "BTF", scores), manifest)
 
 
+def activity() -> bytes:
+    """Six sensor channels at 50 Hz in windows, a GRU, stretches of one label."""
+    window, hidden, classes = 16, 16, 5
+    manifest = Manifest(
+        task="test activity",
+        labels=_labels(classes),
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=50, channels=6, sample_type="float32"),
+        frontend=WindowFrontend(window_samples=window, hop_samples=4),
+        model=ModelSpec(
+            input="x", output="scores", features=6 * window, classes=classes, states=_states("GRU", hidden)
+        ),
+        head=ActivityHead(hold_frames=3),
+    )  # fmt: skip
+    return with_manifest(_recurrent("GRU", 6 * window, hidden, classes, mel=False, block=1, lean=0.3), manifest)
+
+
+def forecast() -> bytes:
+    """Two series, one sample an hour, the next three of each, every fourth hour."""
+    head = ForecastHead(series=("a", "b"), horizon=3, every_frames=4, context_frames=10)
+    manifest = Manifest(
+        task="test forecast",
+        labels=head.labels,
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        input=InputSpec(sample_rate_hz=1 / 3600, channels=2, sample_type="float32"),
+        frontend=IdentityFrontend(),
+        model=ModelSpec(input="x", output="scores", features=2, classes=6, states=_states("LSTM", 8)),
+        head=head,
+    )
+    return with_manifest(_recurrent("LSTM", 2, 8, 6, mel=False, block=1), manifest)
+
+
 GIVEN = 8
 
 
@@ -349,6 +387,12 @@ def given() -> bytes:
     return with_manifest(model, manifest)
 
 
+def alarm() -> bytes:
+    """Two sensor channels, and stretches in which one score stands out, by a threshold that runs with the stream."""
+    head = AnomalyHead(column=1, threshold=0.2, rise=1.1, memory_frames=30, learn_frames=4, hold_frames=3)
+    return _identity("GRU", channels=2, rate=1 / 60, hidden=16, block=1, head=head, task="test alarm")
+
+
 ZOO: dict[str, Callable[[], bytes]] = {
     "audio": audio,
     "sensor": sensor,
@@ -356,7 +400,11 @@ ZOO: dict[str, Callable[[], bytes]] = {
     "look_ahead": look_ahead,
     "given": given,
     "vad": vad,
+    "activity_head": activity,
+    "forecast_head": forecast,
+    "anomaly_head": alarm,
     "denoise": denoise,
+    **nets.BUNDLES,
     **{path.stem: path.read_bytes for path in sorted(Path(SHIPPED).glob("*.onnx"))},
 }
 

@@ -7,6 +7,7 @@ the frontend's context carried. Words never cross the seam.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,10 @@ from pipeline.component import State
 from pipeline.frontend import PowerSpectrum
 from training import augment
 from training.augment import Rng, Samples
-from training.data import Clip
-from training.recipes.digits import BACKGROUND, LABELS, Recipe
+from training.data import BACKGROUND, LABELS, Clip
+
+if TYPE_CHECKING:
+    from training.recipes.digits import Digits
 
 BG = LABELS.index(BACKGROUND)
 STRETCHES = (0.45, 0.55, 0.68, 0.82, 1.2, 1.4)
@@ -53,7 +56,7 @@ class Word:
     end: int
 
 
-def targets(words: list[Word], frames: int, recipe: Recipe) -> NDArray[np.bool_]:
+def targets(words: list[Word], frames: int, recipe: Digits) -> NDArray[np.bool_]:
     """`[T, C']`: background, but from the middle of a word until a little after its end the word alone is right.
 
     Before that the word or background is, and so it is while the decision fades out.
@@ -75,7 +78,7 @@ def targets(words: list[Word], frames: int, recipe: Recipe) -> NDArray[np.bool_]
 class Composer:
     """Batches without end, each wholly decided by (seed, index): a resumed run hears what an unbroken one would."""
 
-    def __init__(self, pools: Pools, recipe: Recipe) -> None:
+    def __init__(self, pools: Pools, recipe: Digits) -> None:
         self.pools, self.recipe = pools, recipe
         self.frontend = PowerSpectrum(recipe.window_samples, recipe.hop_samples)
         self.samples = round(recipe.stream_s * recipe.sample_rate_hz) // recipe.hop_samples * recipe.hop_samples

@@ -19,11 +19,13 @@ import soxr
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from training.recipes.digits import LABELS
 
 Samples = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs"
+BACKGROUND = "background"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LABELS = (*DIGITS, BACKGROUND)
 SPEAKERS = ("george", "jackson", "nicolas", "yweweler")
 
 
@@ -65,29 +67,37 @@ def read(path: Path, sample_rate_hz: int = 8000) -> Samples:
 
 
 @cache
-def digits(speakers: tuple[str, ...] = SPEAKERS) -> tuple[Clip, ...]:
-    """Every take of every digit by these speakers of FSDD, in a fixed order."""
+def digits(speakers: tuple[str, ...] = SPEAKERS, takes: int = 0) -> tuple[Clip, ...]:
+    """Every take of every digit by these speakers of FSDD, or so many of each, in a fixed order."""
     found = []
     for speaker in speakers:
         files = sorted((corpus("fsdd") / speaker).glob("*.flac"))
         if not files:
             raise ConfigError(f"FSDD has no speaker {speaker!r} under {corpus('fsdd')}")
-        found += [Clip(read(file), int(file.stem.split("_")[0]), speaker) for file in files]
+        found += [Clip(read(file), int(file.stem.split("_")[0]), speaker) for file in _some(files, takes)]
     return tuple(found)
 
 
 @cache
-def others(split: str) -> tuple[Clip, ...]:
+def others(split: str, takes: int = 0) -> tuple[Clip, ...]:
     """Speech that holds no English digit: Arabic commands, `train` or `val` speakers (the corpus's own split).
 
     Labels count on from LABELS, one for each word.
     """
-    files = sorted((corpus("arabic_commands") / split).glob("*/*.flac"))
+    files = _some(sorted((corpus("arabic_commands") / split).glob("*/*.flac")), takes)
     names = [file.stem.rsplit("_", 1)[0] for file in files]
     label = {name: len(LABELS) + n for n, name in enumerate(sorted(set(names)))}
     return tuple(
         Clip(read(file), label[name], f"arabic-{file.parent.name}") for file, name in zip(files, names, strict=True)
     )
+
+
+def _some(files: list[Path], takes: int) -> list[Path]:
+    """The first so many takes `<word>_<take>` of each folder's every word; all, if 0."""
+    kept: dict[tuple[Path, str], list[Path]] = {}
+    for file in files:
+        kept.setdefault((file.parent, file.stem.rsplit("_", 1)[0]), []).append(file)
+    return sorted(file for group in kept.values() for file in group[: takes or None])
 
 
 @cache

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.bundle import Bundle
+from pipeline.component import Array
 from pipeline.head import Events
 from training import augment, data
 from training.compose import Word
+from training.data import LABELS
+from training.keywords import Head, as_int16, decide
+
+THRESHOLDS = (*(float(t) for t in np.round(np.arange(0.2, 0.96, 0.05), 2)), 0.97, 0.98, 0.99)
 
 
 @dataclass(frozen=True)
@@ -84,3 +90,31 @@ def detected(events: Events, scene: Scene, hop_samples: int) -> Hits:
         met[best] = True
         overlaps.append(common[best] / (max(ends[best], end) - min(starts[best], start)))
     return Hits(int(met.sum()), extra, np.array(overlaps))
+
+
+def scores_of(bundle: Bundle, scene: Scene) -> Array:
+    """`[T, C]` of a long recording, through the bundle."""
+    return bundle.forward(as_int16(scene.samples)).scores
+
+
+def curve(bundle: Bundle, speaker: str, head: Head, hop_samples: int) -> list[dict[str, float]]:
+    """The detector at every threshold: share of words detected, false alarms an hour, and in how good a place."""
+    spoken = [(scene, scores_of(bundle, scene)) for scene in scenes(speaker)]
+    foreign = [(scene, scores_of(bundle, scene)) for scene in alarms()]
+    hours = sum(scene.samples.size for scene, _ in foreign) / 8000 / 3600
+    points = []
+    for threshold in THRESHOLDS:
+        spec = head.spec(threshold=threshold, release=min(head.release, threshold))
+        hits = [detected(decide(x[None], spec, LABELS), scene, hop_samples) for scene, x in spoken]
+        false = sum(len(decide(x[None], spec, LABELS).label) for _, x in foreign)
+        words = sum(len(scene.words) for scene, _ in spoken)
+        points.append(
+            {
+                "threshold": threshold,
+                "detected": sum(h.right for h in hits) / words,
+                "wrong_or_extra": sum(h.extra for h in hits) / words,
+                "overlap": float(np.mean(np.concatenate([h.overlap for h in hits]))) if hits else 0.0,
+                "false_alarms_an_hour": false / hours,
+            }
+        )
+    return points

@@ -1,87 +1,177 @@
-"""The model as an ONNX graph, written operator by operator: no tracer between the weights and what is served.
+"""A net as an ONNX graph, written operator by operator: no tracer between the weights and what is served.
 
-Inputs `power [B, T, F]`, `h`, `c` `[L, B, H]`; outputs `probabilities [B, T, C]`, `hn`, `cn`. B and T are free.
-ONNX orders the gates i, o, f, g where torch has i, f, g, o, and runs time first.
+Inputs `x [B, T, F]` and the states by their names; outputs `y [B, T, C]` and the states with an `n` behind their names.
+B is free, and T where a call takes any number of blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
-from training.models.lstm import KeywordLSTM
+from pipeline.manifest import METADATA_KEY, Manifest, ModelSpec, StateSpec
+from training.models.encoder import State
+from training.models.net import Net
 
 OPSET = 17
 IR_VERSION = 8
+INPUT, OUTPUT = "x", "y"
+
+Values = Tensor | NDArray[Any]
 
 
-def gates(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`[4H, ...]` in torch's order (i, f, g, o) to ONNX's (i, o, f, g)."""
-    i, f, g, o = np.split(weights, 4)
-    return np.concatenate([i, o, f, g])
+class GraphBuilder:
+    """Operators and constants, appended one by one; names are made up here, and are unique."""
+
+    def __init__(self, states: tuple[State, ...]) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+        self._states = {state.name: state for state in states}
+        self._count = 0
+
+    def constant(self, values: Values, name: str = "k") -> str:
+        """An array of the graph; equal ones are kept once."""
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        for known, have in self.constants.items():
+            if have.dtype == array.dtype and have.shape == array.shape and have.tobytes() == array.tobytes():
+                return known
+        key = name if name not in self.constants and name not in self._states else f"{name}_{len(self.constants)}"
+        self.constants[key] = array
+        return key
+
+    def integers(self, *values: int) -> str:
+        """An int64 vector: what shapes, axes and borders are told by."""
+        return self.constant(np.array(values, np.int64), "at_" + "_".join(str(v).replace("-", "m") for v in values))
+
+    def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        """Append an operator; the names of what it yields."""
+        names = [f"{kind.lower()}_{self._count}" + (f"_{n}" if outputs > 1 else "") for n in range(outputs)]
+        self._count += 1
+        self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
+        return names
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Append an operator that yields one array; its name."""
+        return self.ops(kind, *inputs, outputs=1, **attributes)[0]
+
+    def split(self, x: str, parts: int, axis: int) -> list[str]:
+        """Cut into equal parts."""
+        return self.ops("Split", x, outputs=parts, axis=axis) if parts > 1 else [x]
+
+    def cut(self, x: str, start: int | None, stop: int | None, axis: int, step: int = 1) -> str:
+        """x[start:stop:step] along an axis."""
+        last = np.iinfo(np.int64).max
+        borders = self.integers(start or 0), self.integers(last if stop is None else stop)
+        return self.op("Slice", x, *borders, self.integers(axis), *([self.integers(step)] if step > 1 else []))
+
+    def linear(self, x: str, weight: Values, bias: Values | None = None) -> str:
+        """x W^T + b for `[..., I]`, weight `[O, I]` as torch keeps it."""
+        array = weight.detach().cpu().numpy() if isinstance(weight, Tensor) else weight
+        y = self.op("MatMul", x, self.constant(array.T, "W"))
+        return y if bias is None else self.op("Add", y, self.constant(bias, "b"))
+
+    def normalised(self, x: str, norm: nn.LayerNorm) -> str:
+        """Layer normalisation of the last axis."""
+        scale, shift = self.constant(norm.weight, "gamma"), self.constant(norm.bias, "beta")
+        return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=norm.eps)
+
+    def recurrent(
+        self,
+        kind: str,
+        x: str,
+        w: NDArray[np.float32],
+        r: NDArray[np.float32],
+        b: NDArray[np.float32],
+        states: Sequence[str],
+        peepholes: NDArray[np.float32] | None = None,
+        **attributes: Any,
+    ) -> list[str]:
+        """ONNX RNN, LSTM or GRU of one direction: `[T, B, I]` and states `[1, B, H]` to `[T, B, H]` and states.
+
+        w `[G * H, I]`, r `[G * H, H]`, b `[2 * G * H]`, peepholes `[3 * H]`, all in ONNX's order of gates.
+        No states: zeros.
+        """
+        begin = list(states)
+        if peepholes is not None:
+            begin = [*(begin or ["", ""]), self.constant(peepholes[None], "P")]
+        weights = [self.constant(w[None], "W"), self.constant(r[None], "R"), self.constant(b[None], "B")]
+        count = {"LSTM": 3}.get(kind, 2)
+        lengths = [""] if begin else []
+        y, *after = self.ops(
+            kind, x, *weights, *lengths, *begin, outputs=count, hidden_size=r.shape[1], **attributes
+        )  # fmt: skip
+        return [self.op("Squeeze", y, self.integers(1)), *after]
+
+    def state(self, name: str) -> str:
+        """What was carried in."""
+        if name not in self._states:
+            raise KeyError(f"{name!r} is none of the states {list(self._states)}")
+        return name
+
+    def carry(self, name: str, value: str) -> None:
+        """Carry `value` on as the state `name`."""
+        self.nodes.append(helper.make_node("Identity", [value], [f"{self.state(name)}n"]))
 
 
-def graph(model: KeywordLSTM) -> onnx.ModelProto:
-    """The checked graph of `model.forward`."""
-    weights = {name: value.detach().numpy() for name, value in model.state_dict().items()}
-    layers, hidden = model.layers, model.hidden
-    classes, bins = weights["fold"].shape[1], weights["mel"].shape[0]
-    constants: dict[str, NDArray[Any]] = {
-        "mel": weights["mel"],
-        "floor": np.array(model.floor, np.float32),
-        "dct": weights["dct"],
-        "mean": weights["mean"],
-        "scale": weights["scale"],
-        "direction": np.array([1], np.int64),
-        "W_y": np.ascontiguousarray(weights["classify.weight"].T),
-        "b_y": weights["classify.bias"],
-        "fold": weights["fold"],
-    }
-    nodes = [
-        helper.make_node("MatMul", ["power", "mel"], ["mel_power"]),
-        helper.make_node("Add", ["mel_power", "floor"], ["floored"]),
-        helper.make_node("Log", ["floored"], ["log_mel"]),
-        helper.make_node("MatMul", ["log_mel", "dct"], ["cepstra"]),
-        helper.make_node("Sub", ["cepstra", "mean"], ["centred"]),
-        helper.make_node("Mul", ["centred", "scale"], ["frames"]),
-        helper.make_node("Transpose", ["frames"], ["y_0"], perm=[1, 0, 2]),
-        helper.make_node("Split", ["h"], [f"h_{n}" for n in range(layers)], axis=0),
-        helper.make_node("Split", ["c"], [f"c_{n}" for n in range(layers)], axis=0),
-    ]
-    for n in range(layers):
-        biases = [gates(weights[f"lstm.bias_{kind}_l{n}"]) for kind in ("ih", "hh")]
-        constants[f"W_{n}"] = gates(weights[f"lstm.weight_ih_l{n}"])[None]
-        constants[f"R_{n}"] = gates(weights[f"lstm.weight_hh_l{n}"])[None]
-        constants[f"B_{n}"] = np.concatenate(biases)[None]
-        inputs = [f"y_{n}", f"W_{n}", f"R_{n}", f"B_{n}", "", f"h_{n}", f"c_{n}"]
-        nodes.append(helper.make_node("LSTM", inputs, [f"Y_{n}", f"hn_{n}", f"cn_{n}"], hidden_size=hidden))
-        nodes.append(helper.make_node("Squeeze", [f"Y_{n}", "direction"], [f"y_{n + 1}"]))
-    nodes += [
-        helper.make_node("Concat", [f"hn_{n}" for n in range(layers)], ["hn"], axis=0),
-        helper.make_node("Concat", [f"cn_{n}" for n in range(layers)], ["cn"], axis=0),
-        helper.make_node("MatMul", [f"y_{layers}", "W_y"], ["weighed"]),
-        helper.make_node("Add", ["weighed", "b_y"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["shares"], axis=-1),
-        helper.make_node("MatMul", ["shares", "fold"], ["folded"]),
-        helper.make_node("Transpose", ["folded"], ["probabilities"], perm=[1, 0, 2]),
-    ]
+@torch.no_grad()
+def graph(net: Net) -> onnx.ModelProto:
+    """The checked graph of `net.forward`."""
+    g = GraphBuilder(net.states)
+    g.nodes.append(helper.make_node("Identity", [net.nodes(g, INPUT)], [OUTPUT]))
+    frames: int | str = net.block if net.encoder.one_block else "T"
+    element = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
-    def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    def told(state: State, name: str) -> onnx.ValueInfoProto:
+        shape: list[int | str | None] = list(state.shape)
+        shape[state.batch_axis] = "B"
+        return helper.make_tensor_value_info(name, element[state.dtype], shape)
 
-    states = (layers, "B", hidden)
+    def rows(name: str, width: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", frames, width])
+
     made = helper.make_graph(
-        nodes,
-        "keyword_lstm",
-        [value("power", "B", "T", bins), value("h", *states), value("c", *states)],
-        [value("probabilities", "B", "T", classes), value("hn", *states), value("cn", *states)],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
+        g.nodes,
+        type(net.encoder).__name__.lower(),
+        [rows(INPUT, net.front.frames), *(told(state, state.name) for state in net.states)],
+        [rows(OUTPUT, net.classes), *(told(state, f"{state.name}n") for state in net.states)],
+        [numpy_helper.from_array(array, name) for name, array in g.constants.items()],
     )
     built = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="statebelt")
     built.ir_version = IR_VERSION
     onnx.checker.check_model(built, full_check=True)
     return built
+
+
+def model_spec(net: Net, *, tail_frames: int = 0, tolerance: float = 0.0) -> ModelSpec:
+    """What a manifest says of `graph(net)`."""
+    return ModelSpec(
+        input=INPUT,
+        output=OUTPUT,
+        features=net.front.frames,
+        classes=net.classes,
+        states=tuple(
+            StateSpec(input=s.name, output=f"{s.name}n", shape=s.shape, batch_axis=s.batch_axis, dtype=s.dtype)
+            for s in net.states
+        ),
+        one_block=net.encoder.one_block,
+        block=net.block,
+        latency=net.latency,
+        tail_frames=tail_frames,
+        tolerance=tolerance,
+    )
+
+
+def with_manifest(built: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """The bytes of a bundle: the graph with its manifest inside."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(built)
+    helper.set_model_props(copy, {METADATA_KEY: manifest.to_json()})
+    return bytes(copy.SerializeToString())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,35 +13,39 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from training.recipes.digits import DIGITS
-
 
 def plot_curves(history: list[dict[str, float]], path: Path) -> None:
-    """Loss, and accuracy of the listeners, over passes."""
+    """Losses over passes; on the right what of the history is a share, in percent."""
     figure, left = plt.subplots(figsize=(7, 4))
     passes = [row["pass"] for row in history]
-    left.plot(passes, [row["loss"] for row in history], color="tab:blue", label="loss a frame")
-    left.set(xlabel="passes", ylabel="loss [nats a frame]", ylim=(0, None))
-    right = left.twinx()
-    for name, colour in (("events", "tab:orange"), ("pooled", "tab:green")):
-        if all(name in row for row in history):
-            right.plot(passes, [100 * row[name] for row in history], color=colour, label=f"left-out speaker, {name}")
-    right.set(ylabel="accuracy [%]", ylim=(50, 100))
+    names = [name for name in history[-1] if name not in ("pass", "seconds") and all(name in row for row in history)]
+    shares = [n for n in names if not n.endswith("loss") and all(0 <= row[n] <= 1 for row in history)]
+    for name in (n for n in names if n.endswith("loss")):
+        told = "validation loss" if name == "loss" else name.replace("_", " ")
+        left.plot(passes, [row[name] for row in history], label=told)
+    left.set(xlabel="passes", ylabel="loss", ylim=(0, None))
+    if shares:
+        right = left.twinx()
+        for n, name in enumerate(shares):
+            right.plot(passes, [100 * row[name] for row in history], color=f"C{n + 2}", linestyle="--", label=name)
+        right.set(ylabel="%", ylim=(None, 100))
     figure.legend(loc="center right", bbox_to_anchor=(0.88, 0.5))
     _save(figure, path)
 
 
-def plot_confusion(confusion: NDArray[np.int64], path: Path, title: str) -> None:
-    """`[10, 11]` counts: spoken in rows, heard in columns, the last one for no word."""
-    figure, axis = plt.subplots(figsize=(6.4, 6))
+def plot_confusion(confusion: NDArray[np.int64], path: Path, title: str, names: Sequence[str]) -> None:
+    """`[C, C]` or `[C, C + 1]` counts: said in rows, heard in columns, the last one more for none."""
+    rows, columns = confusion.shape
+    side = max(6.0, 0.26 * columns)
+    figure, axis = plt.subplots(figsize=(side + 0.4, side))
     axis.imshow(confusion, cmap="Blues")
     for (row, column), count in np.ndenumerate(confusion):
         if count:
             dark = count > confusion.max() / 2
-            axis.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black", size=8)
-    axis.set_xticks(range(11), [*DIGITS, "none"], rotation=60)
-    axis.set_yticks(range(10), DIGITS)
-    axis.set(xlabel="heard", ylabel="spoken", title=title)
+            axis.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black", size=7)
+    axis.set_xticks(range(columns), [*names, "none"][:columns], rotation=90)
+    axis.set_yticks(range(rows), names)
+    axis.set(xlabel="heard", ylabel="said", title=title)
     _save(figure, path)
 
 

@@ -18,7 +18,7 @@ import soundfile
 import typer
 
 from training import augment, data, synthetic
-from training.recipes.digits import DIGITS
+from training.data import DIGITS
 
 SEED = 4
 VOICES = (

@@ -18,8 +18,7 @@ import soxr
 from tqdm import tqdm
 
 from training.augment import Samples, trimmed
-from training.data import RUNS, Clip
-from training.recipes.digits import BACKGROUND, DIGITS, LABELS
+from training.data import BACKGROUND, DIGITS, LABELS, RUNS, Clip
 
 CACHE = RUNS / "synthetic.npz"
 FOREIGN_CACHE = RUNS / "foreign.npz"

@@ -69,8 +69,8 @@ def _about(bundle: Bundle, row_bytes: int) -> Table:
         "file": f"{bundle.size_bytes:,} bytes, fingerprint {bundle.fingerprint.hex()}",
         "input": f"{manifest.input.sample_rate_hz:g} Hz, {manifest.input.channels} x {manifest.input.sample_type}",
         "frontend": _fields(manifest.frontend.model_dump()),
-        "frames": f"one every {ms:g} ms, {model.features} features to {model.classes} classes",
-        "model": f"block {model.block} frames, latency {model.latency} frames ({model.latency * ms:g} ms), "
+        "frames": f"one every {_length(ms)}, {model.features} features to {model.classes} classes",
+        "model": f"block {model.block} frames, latency {model.latency} frames ({_length(model.latency * ms)}), "
         f"{model.tail_frames} frames of silence at the end",
         "calls": _calls(manifest.model),
         "inputs": ", ".join(
@@ -89,6 +89,15 @@ def _about(bundle: Bundle, row_bytes: int) -> Table:
         if value:
             table.add_row(name, escape(value))
     return table
+
+
+def _length(ms: float) -> str:
+    """Of time, in a unit that people use for as much.
+
+    >>> _length(20), _length(3_600_000)
+    ('20 ms', '3600 s')
+    """
+    return f"{ms:g} ms" if ms < 10_000 else f"{ms / 1000:g} s"
 
 
 def _calls(model: ModelSpec) -> str:

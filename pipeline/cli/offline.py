@@ -12,7 +12,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
-from pipeline.cli.values import Given, read_given
+from pipeline.cli.values import Columns, Given, read_columns, read_given
 
 if TYPE_CHECKING:
     from pipeline.component import Array
@@ -22,6 +22,9 @@ EXAMPLES = examples(
     ("statebelt run digits calls/ --json", 'one line a file: {"file","seconds","events":[...]}'),
     ("statebelt run digits talk.wav --chunk-ms 20", "in chunks: the same bytes"),
     ("statebelt run digits a.wav b.wav --scores s.npz", 'np.load("s.npz")["a.wav"] is [T, C]'),
+    ("statebelt run activity walk.npz", "sensors: an archive's first float array [N, C], at the bundle's rate"),
+    ("statebelt run forecast hours.csv", "what comes after its last row"),
+    ("statebelt run anomaly plant.csv --columns flow,pressure", "columns of a .csv file, in the channels' order"),
     ("statebelt run denoiser.onnx noisy.wav --wav clean.wav", "the audio that a denoiser makes of it"),
 )
 
@@ -42,10 +45,13 @@ def run(
             help="Write the audio that the bundle makes of a recording to this .wav file; of several, into this folder."
         ),
     ] = None,
+    columns: Columns = None,
     given: Given = None,
     as_json: options.Json = False,
 ) -> None:
     """Run a bundle over recordings without Redis: the same components, the same bytes.
+
+    Of a bundle that forecasts, the last forecast is shown; --scores has them all.
 
     A file that cannot be read is reported, the others go on, and the exit status is 2.
     """
@@ -53,45 +59,51 @@ def run(
 
     from rich.markup import escape
 
-    from pipeline import audio
+    from pipeline import recordings
     from pipeline.bundle import load
+    from pipeline.cli.forecasts import last_forecast, table
     from pipeline.cli.playback import chunk_samples
     from pipeline.cli.wav import WavFile, places
-    from pipeline.errors import AudioError, ConfigError
+    from pipeline.errors import ConfigError, RecordingError
     from pipeline.offline import run as run_one
     from pipeline.verify import exactness
 
-    opened, values = load(bundle), read_given(given)
-    if told := exactness(opened.manifest):
-        say_warning(told)
+    opened, values, chosen = load(bundle), read_given(given), read_columns(columns)
+    if odd := exactness(opened.manifest):
+        say_warning(odd)
     spec = opened.manifest.input
     step = None if chunk_ms is None else chunk_samples(chunk_ms, spec.sample_rate_hz)
     if wav is not None and not opened.head.publishes_samples:
         raise ConfigError(f"--wav: {opened.source} makes no audio: its head is {opened.manifest.head.kind!r}")
-    paths = audio.recordings(files)
+    paths = recordings.find(files)
     targets = [None] * len(paths) if wav is None else places(wav, files, paths)
     failed = False
     with _score_file(scores) as keep:
         for path, target in zip(paths, targets, strict=True):
             try:
-                done = run_one(opened, audio.read(path, spec), chunk_samples=step, given=values)
+                samples = recordings.read(path, spec, chosen, say_warning)
+                done = run_one(opened, samples, chunk_samples=step, given=values)
                 if target is not None and done.samples is not None:
                     with WavFile(target, spec.sample_rate_hz) as file:
                         file.write(done.samples)
-            except (AudioError, ConfigError) as error:
+            except (RecordingError, ConfigError) as error:
                 say_error(str(error) if str(path) in str(error) else f"{path}: {error}")
                 failed = True
                 continue
             if keep is not None:
                 _add(keep, str(path), done.scores)
+            told = last_forecast(opened.manifest, done)
             if as_json:
                 events = [asdict(event) for event in done.events]
-                made = {} if done.samples is None else {"samples": len(done.samples)}
+                made: dict[str, object] = {} if done.samples is None else {"samples": len(done.samples)}
+                made |= {} if told is None else {"forecast": told._asdict()}
                 emit({"file": str(path), "seconds": done.seconds, "events": events, **made})
                 continue
             made_of_it = f"  {len(done.samples)} samples" if done.samples is not None else ""
             out.print(f"[cyan]{escape(str(path))}[/]  {done.seconds:.2f} s{made_of_it}", highlight=False)
-            for event in done.events:
+            if told is not None:
+                out.print(table(told))
+            for event in done.events if told is None else ():
                 span = f"{event.start_s:8.2f} - {event.end_s:7.2f} s"
                 out.print(f"{span}  [bold]{escape(event.label)}[/]  {event.score:.2f}", highlight=False)
     if failed:

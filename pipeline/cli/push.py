@@ -1,4 +1,4 @@
-"""`statebelt push`: recordings, or raw PCM from standard input, into a topic."""
+"""`statebelt push`: recordings of sound or sensors, or raw PCM from standard input, into a topic."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, err, examples, out, say_error, say_warning
-from pipeline.cli.values import Given, read_given
+from pipeline.cli.values import Columns, Given, Rate, read_columns, read_given
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,6 +30,9 @@ EXAMPLES = examples(
     ("statebelt push talk.wav --pace realtime", "as if it were spoken now"),
     ("statebelt push calls/", "every recording below calls/, each a stream, as fast as they are taken"),
     ("statebelt push calls/ --resume", "the same command was killed: only what is missing"),
+    ("statebelt push walk.npz --topic phones --rate 50", "sensors: an archive's first float array [N, C], row by row"),
+    ("statebelt push plant.csv --topic plant --columns flow,pressure", "a .csv file tells its rate by its times"),
+    ("statebelt push hours.csv --topic hours --pace realtime --speed 3600", "an hour a second"),
     ("arecord -f S16_LE -r 8000 -t raw | statebelt push - --stream mic", "a microphone"),
 )
 
@@ -73,15 +76,19 @@ def push(
     ] = Pace.FAST,
     chunk_ms: Annotated[float, typer.Option(min=0.01, help="Length of a chunk.")] = 100.0,
     end: Annotated[bool, typer.Option("--end/--no-end", help="Whether a stream ends with its file.")] = True,
-    rate: Annotated[
-        float | None, typer.Option(min=1, help="Rate of a topic that is created, in Hz.", show_default="8000")
+    speed: Annotated[
+        float | None, typer.Option(min=1e-6, help="With realtime: so many times as fast.", show_default="1")
     ] = None,
+    rate: Rate = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, help="Channels of a topic that is created.", show_default="1")
+        int | None,
+        typer.Option(min=1, help="Channels of a topic that is created.", show_default="1; of a table, its columns"),
     ] = None,
     sample_type: Annotated[
-        SampleType | None, typer.Option(help="Sample type of a topic that is created.", show_default="int16")
+        SampleType | None,
+        typer.Option(help="Sample type of a topic that is created.", show_default="int16; for tables, float32"),
     ] = None,
+    columns: Columns = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -99,36 +106,60 @@ def push(
     url: options.Url = None,
     as_json: options.Json = False,
 ) -> None:
-    """Push recordings of any format into a topic; they are resampled to what the topic carries.
+    """Push recordings into a topic: of sound, in any format, resampled to what the topic carries; of sensors, in .csv,
+    .tsv and .npz files, one row a sample, never resampled.
 
     Raw PCM on standard input must already be what the topic carries, little-endian.
     """
+    from pipeline import recordings
     from pipeline.errors import ConfigError
     from pipeline.settings import load_settings
 
     stdin = [str(path) for path in files] == ["-"]
     if not stdin and any(str(path) == "-" for path in files):
         raise ConfigError("- (standard input) stands alone; push files with another command")
-    settings, values = load_settings(topic=topic, url=url), read_given(given)
-    with _open(settings, rate, channels, sample_type.value if sample_type else None, when_full) as producer:
+    if speed is not None and pace is Pace.FAST:
+        raise ConfigError("--speed is how fast real time goes: give --pace realtime with it")
+    factor = speed or 1.0 if pace is Pace.REALTIME else None
+    settings, values, chosen = load_settings(topic=topic, url=url), read_given(given), read_columns(columns)
+    paths = [] if stdin else recordings.find(files)
+    wishes = _Wishes(rate, channels, sample_type.value if sample_type else None)
+    with _open(settings, wishes, paths, chosen, when_full) as producer:
         if stdin:
             if resume:
                 producer.resume(stream or "stdin")  # a pipe goes on where it is: only the numbers have to
             if values is not None:
                 producer.give(stream or "stdin", values)
-            _push_stdin(producer, stream or "stdin", pace, chunk_ms, end, as_json)
+            _push_stdin(producer, stream or "stdin", factor, chunk_ms, end, as_json)
         else:
-            _push_files(producer, files, stream, pace, chunk_ms, end, resume, values, as_json)
+            _push_files(producer, paths, chosen, stream, factor, chunk_ms, end, resume, values, as_json)
+
+
+class _Wishes(NamedTuple):
+    """What the flags say of a topic; None: nothing."""
+
+    rate_hz: float | None
+    channels: int | None
+    sample_type: Literal["int16", "float32"] | None
+
+
+def _of_table(path: Path, columns: tuple[str, ...] | None, wishes: _Wishes) -> _Wishes:
+    """What a topic is to be that does not exist yet, by its first file and the flags. Raises ConfigError: no rate."""
+    from pipeline import sensor
+    from pipeline.errors import ConfigError
+
+    table = sensor.read_table(path, columns)
+    rate_hz = wishes.rate_hz or (1 / table.step_s if table.step_s else None)
+    if rate_hz is None:
+        raise ConfigError(f"{path}: does not tell how many rows are a second; say --rate: 50, or 1/3600 if hourly")
+    return _Wishes(rate_hz, wishes.channels or len(table.columns), wishes.sample_type or "float32")
 
 
 def _open(
-    given: Settings,
-    rate: float | None,
-    channels: int | None,
-    sample_type: Literal["int16", "float32"] | None,
-    when_full: WhenFull,
+    given: Settings, wishes: _Wishes, paths: list[Path], columns: tuple[str, ...] | None, when_full: WhenFull
 ) -> Producer:
-    """A producer for the topic as it is, or as the flags and defaults say when it has yet to be created."""
+    """A producer for the topic as it is, or as flags, the first file and defaults say when it has yet to be created."""
+    from pipeline import sensor
     from pipeline.broker.connection import connect
     from pipeline.broker.topic import describe
     from pipeline.cli.reach import reach
@@ -138,15 +169,19 @@ def _open(
     with closing(connect(url)) as client:
         found = describe(client, given.topic)
     if found:
-        rate = rate or found.sample_rate_hz
-        channels = channels or found.channels
-        sample_type = sample_type or found.sample_type
+        wishes = _Wishes(
+            wishes.rate_hz or found.sample_rate_hz,
+            wishes.channels or found.channels,
+            wishes.sample_type or found.sample_type,
+        )
+    elif paths and sensor.is_table(paths[0]):
+        wishes = _of_table(paths[0], columns, wishes)
     return Producer(
         given.topic,
         url=url,
-        sample_rate_hz=rate or _DEFAULT_RATE_HZ,
-        channels=channels or 1,
-        sample_type=sample_type or "int16",
+        sample_rate_hz=wishes.rate_hz or _DEFAULT_RATE_HZ,
+        channels=wishes.channels or 1,
+        sample_type=wishes.sample_type or "int16",
         partitions=None if found else given.partitions,
         max_backlog=given.max_backlog,
         when_full=when_full.value,
@@ -156,32 +191,32 @@ def _open(
 
 def _push_files(
     producer: Producer,
-    files: list[Path],
+    paths: list[Path],
+    columns: tuple[str, ...] | None,
     stream: str | None,
-    pace: Pace,
+    speed: float | None,
     chunk_ms: float,
     end: bool,
     resume: bool,
     values: Array | None,
     as_json: bool,
 ) -> None:
-    from pipeline import audio
+    """Each a stream; at `speed` times real time all at once, without one as fast as they are taken."""
     from pipeline.cli.playback import chunk_samples, paced, rounds, stream_names
     from pipeline.errors import ConfigError
 
-    paths = audio.recordings(files)
     if stream is not None and len(paths) > 1:
         raise ConfigError(f"--stream names one stream, but there are {len(paths)} recordings; leave it out")
     names = [stream] if stream is not None else stream_names(paths)
     rate_hz = producer.spec.sample_rate_hz
     step = chunk_samples(chunk_ms, rate_hz)
-    at_once = len(paths) if pace is Pace.REALTIME else _FILES_AT_ONCE
+    at_once = len(paths) if speed else _FILES_AT_ONCE
     began_s, pushed, seconds, unreadable = time.monotonic(), 0, 0.0, 0
     with _progress(as_json) as bar:
         job = bar.add_task("pushing", total=None)
         total = 0.0
         for cut in range(0, len(paths), at_once):
-            group = _read(paths[cut : cut + at_once], names[cut : cut + at_once], producer.spec)
+            group = _read(paths[cut : cut + at_once], names[cut : cut + at_once], producer.spec, columns)
             unreadable += len(paths[cut : cut + at_once]) - len(group)
             if resume:
                 group = _what_is_missing(producer, group, end)
@@ -192,7 +227,7 @@ def _push_files(
             bar.update(job, total=total)
             parts = rounds(group, step, end=end)
             last = dict.fromkeys((recording.stream for recording in group), 0)
-            for part in paced(parts, rate_hz) if pace is Pace.REALTIME else parts:
+            for part in paced(parts, rate_hz * speed) if speed else parts:
                 last.update(zip((item[0] for item in part.items), producer.push_many(part.items), strict=True))
                 bar.advance(job, sum(len(samples) for _, samples, _ in part.items) / rate_hz)
             pushed += len(group)
@@ -210,17 +245,17 @@ def _push_files(
         raise typer.Exit(2)
 
 
-def _read(paths: list[Path], names: list[str], spec: InputSpec) -> list[Recording]:
+def _read(paths: list[Path], names: list[str], spec: InputSpec, columns: tuple[str, ...] | None) -> list[Recording]:
     """The readable ones; each of the others is reported and left out."""
-    from pipeline import audio
+    from pipeline import recordings
     from pipeline.cli.playback import Recording
-    from pipeline.errors import AudioError
+    from pipeline.errors import RecordingError
 
     found = []
     for path, name in zip(paths, names, strict=True):
         try:
-            found.append(Recording(name, path, audio.read(path, spec)))
-        except AudioError as error:
+            found.append(Recording(name, path, recordings.read(path, spec, columns, say_warning)))
+        except RecordingError as error:
             say_error(str(error))
     return found
 
@@ -243,7 +278,9 @@ def _what_is_missing(producer: Producer, group: list[Recording], end: bool) -> l
     return missing
 
 
-def _push_stdin(producer: Producer, stream: str, pace: Pace, chunk_ms: float, end: bool, as_json: bool) -> None:
+def _push_stdin(
+    producer: Producer, stream: str, speed: float | None, chunk_ms: float, end: bool, as_json: bool
+) -> None:
     from pipeline import audio
     from pipeline.cli.playback import chunk_samples, sleep_until
 
@@ -255,8 +292,8 @@ def _push_stdin(producer: Producer, stream: str, pace: Pace, chunk_ms: float, en
             job = bar.add_task("pushing", total=None)
             for chunk in audio.pcm(sys.stdin.buffer, producer.spec, step):
                 samples += len(chunk)
-                if pace is Pace.REALTIME:
-                    sleep_until(began_s + samples / rate_hz)
+                if speed:
+                    sleep_until(began_s + samples / rate_hz / speed)
                 last = producer.push(stream, chunk)
                 bar.advance(job, len(chunk) / rate_hz)
     finally:  # also when it was interrupted: what was said so far is decided

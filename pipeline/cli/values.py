@@ -1,4 +1,4 @@
-"""`--given`: what a stream is given once, from a file."""
+"""Values of flags that need more than a type: a file of numbers, a rate that is a fraction, names of columns."""
 
 from __future__ import annotations
 
@@ -14,6 +14,55 @@ Given = Annotated[
     Path | None,
     typer.Option(help="A .npy file of float32: what each stream is given before its samples (a speaker's embedding)."),
 ]
+
+
+def _rate(text: str) -> float:
+    """A number, or a fraction of two: `1/3600` is once an hour.
+
+    >>> _rate("1/4")
+    0.25
+    """
+    from fractions import Fraction
+
+    try:
+        rate_hz = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        rate_hz = 0.0
+    if not 0 < rate_hz < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no rate: give Hz above 0, as a number or a fraction such as 1/3600")
+    return rate_hz
+
+
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        parser=_rate,
+        metavar="HZ",
+        help="Rate of a topic that is created: 50, or a fraction such as 1/3600 (hourly).",
+        show_default="8000; of a table, what its times tell",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Columns of .csv, .tsv and .npz files, in the channels' order: names, or numbers from 0.",
+        show_default="all but the times",
+    ),
+]
+
+
+def read_columns(text: str | None) -> tuple[str, ...] | None:
+    """The names in a list; one that holds a comma stands in double quotes.
+
+    >>> read_columns('a, "b,c"')
+    ('a', 'b,c')
+    """
+    import csv
+
+    if text is None:
+        return None
+    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
 
 
 def read_given(path: Path | None) -> Array | None:

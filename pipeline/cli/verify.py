@@ -46,7 +46,7 @@ def verify(
     Whatever the cuts, the company, the crashes: every check tells `exact`, or the largest difference and where. The
     exit status is 0 if all are exact, or within the tolerance that the manifest states; else 1, and what to do.
     """
-    from pipeline import audio as recordings
+    from pipeline import recordings
     from pipeline.bundle import load
     from pipeline.verify import conclusion
     from pipeline.verify import verify as run

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pipeline.head.activity import Activity
+from pipeline.head.anomaly import Anomaly
 from pipeline.head.events import Events
+from pipeline.head.forecast import Forecast
 from pipeline.head.keywords import Keywords
 from pipeline.head.overlap_add import OverlapAdd
 from pipeline.head.scores import Scores
 from pipeline.head.segments import Segments
-from pipeline.manifest import KeywordsHead, Manifest, OverlapAddHead, SegmentsHead
+from pipeline.manifest import (
+    ActivityHead,
+    AnomalyHead,
+    ForecastHead,
+    KeywordsHead,
+    Manifest,
+    OverlapAddHead,
+    SegmentsHead,
+)
 
-Head = Keywords | Scores | Segments | OverlapAdd
+Head = Keywords | Scores | Segments | OverlapAdd | Activity | Forecast | Anomaly
 
 
 def build(manifest: Manifest) -> Head:
@@ -21,7 +32,13 @@ def build(manifest: Manifest) -> Head:
         return Segments(spec, manifest.hop_samples)
     if isinstance(spec, OverlapAddHead):
         return OverlapAdd(manifest.model.classes, manifest.hop_samples)
+    if isinstance(spec, ActivityHead):
+        return Activity(spec, manifest.labels, manifest.hop_samples)
+    if isinstance(spec, ForecastHead):
+        return Forecast(spec, manifest.hop_samples)
+    if isinstance(spec, AnomalyHead):
+        return Anomaly(spec, manifest.hop_samples)
     return Scores()
 
 
-__all__ = ["Events", "Head", "Keywords", "OverlapAdd", "Scores", "Segments", "build"]
+__all__ = ["Activity", "Anomaly", "Events", "Forecast", "Head", "Keywords", "OverlapAdd", "Scores", "Segments", "build"]

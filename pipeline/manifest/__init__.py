@@ -12,14 +12,26 @@ import pydantic
 from pydantic import Field, model_validator
 
 from pipeline.errors import ManifestError
-from pipeline.manifest.heads import HeadSpec, KeywordsHead, OverlapAddHead, ScoresHead, SegmentsHead
+from pipeline.manifest.heads import (
+    ActivityHead,
+    AnomalyHead,
+    ForecastHead,
+    HeadSpec,
+    KeywordsHead,
+    OverlapAddHead,
+    ScoresHead,
+    SegmentsHead,
+)
 from pipeline.manifest.model import ConstantSpec, GivenSpec, ModelSpec, StateSpec
 from pipeline.manifest.part import MAX_ROW_BYTES, Name, Part, Text
 from pipeline.manifest.signal import FrontendSpec, IdentityFrontend, InputSpec, PowerFrontend, WindowFrontend
 
 __all__ = [
     "METADATA_KEY",
+    "ActivityHead",
+    "AnomalyHead",
     "ConstantSpec",
+    "ForecastHead",
     "FrontendSpec",
     "GivenSpec",
     "HeadSpec",
@@ -42,6 +54,7 @@ METADATA_KEY = "statebelt.manifest"
 MAX_MANIFEST_BYTES = 1 << 20
 """Of the manifest's JSON."""
 
+_HEAD_VALUES = 6  # about what other heads carry for each class
 _MAX_TOLD = 5  # faults named in one message
 
 
@@ -86,7 +99,7 @@ class Manifest(Part):
             bins = self.input.channels
         if bins != self.model.features:
             raise ValueError(f"the frontend makes frames of {bins}, the model takes {self.model.features}")
-        if isinstance(self.head, SegmentsHead) and self.head.column >= self.model.classes:
+        if isinstance(self.head, SegmentsHead | AnomalyHead) and self.head.column >= self.model.classes:
             raise ValueError(f"column {self.head.column} of {self.model.classes} classes")
         if isinstance(self.head, OverlapAddHead) and (
             not isinstance(self.frontend, WindowFrontend) or self.model.classes != self.frontend.window_samples
@@ -97,6 +110,11 @@ class Manifest(Part):
             )
         if isinstance(self.head, KeywordsHead) and self.head.background not in self.labels:
             raise ValueError(f"background {self.head.background!r} is not among the labels {list(self.labels)}")
+        if isinstance(self.head, ForecastHead) and not self.head.tells(self.labels):
+            raise ValueError(
+                f"a forecast of {self.head.horizon} steps of {len(self.head.series)} series has the labels "
+                f"'{self.head.series[0]}+1' to '{self.head.series[-1]}+{self.head.horizon}', step by step"
+            )
         if self.carried_bytes > MAX_ROW_BYTES:
             raise ValueError(
                 f"a stream would carry {self.carried_bytes} bytes; at most {MAX_ROW_BYTES}: make states, block, "
@@ -110,7 +128,7 @@ class Manifest(Part):
         frontend, head = self.frontend, self.head
         window = 0 if isinstance(frontend, IdentityFrontend) else frontend.window_samples
         samples = (self.hop_samples * self.model.block + window) * self.input.channels
-        kept = self.model.classes * (head.smooth_frames if isinstance(head, KeywordsHead) else 1)
+        kept = self.model.classes * (head.smooth_frames if isinstance(head, KeywordsHead) else _HEAD_VALUES)
         states = sum(state.row_bytes for state in self.model.states) + self.model.given_bytes
         return states + 4 * (samples + kept)
 

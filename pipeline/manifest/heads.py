@@ -88,4 +88,63 @@ class OverlapAddHead(Part):
     kind: Literal["overlap_add"] = "overlap_add"
 
 
-HeadSpec = Annotated[KeywordsHead | ScoresHead | SegmentsHead | OverlapAddHead, Field(discriminator="kind")]
+class ActivityHead(Part):
+    """Frame probabilities to stretches of one label, end to end (`pipeline/head/activity.py`).
+
+    hold_frames: for which another label must be the likeliest before it is believed.
+    """
+
+    kind: Literal["activity"] = "activity"
+    hold_frames: int = Field(default=1, ge=1, le=10**6)
+
+
+class ForecastHead(Part):
+    """Scores that are the next values of some series (`pipeline/head/forecast.py`).
+
+    series: their names, in the order of a step's values. horizon: steps ahead, the next one first.
+    every_frames: a forecast is published every so many frames. context_frames: before so many have been seen, forecasts
+    know less than the model asks for: their events say how much.
+    """
+
+    kind: Literal["forecast"] = "forecast"
+    series: tuple[Name, ...] = Field(min_length=1, max_length=65_536)
+    horizon: int = Field(ge=1, le=65_536)
+    every_frames: int = Field(default=1, ge=1, le=10**6)
+    context_frames: int = Field(default=1, ge=1, le=10**9)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the scores' columns: `<series>+<step>`."""
+        return tuple(f"{name}+{step}" for step in range(1, self.horizon + 1) for name in self.series)
+
+    def tells(self, labels: tuple[str, ...]) -> bool:
+        """Whether these are its labels (as many as a file may say are never built in memory)."""
+        return len(self.series) * self.horizon == len(labels) and self.labels == labels
+
+
+class AnomalyHead(Part):
+    """A score in 0..1 to stretches out of the ordinary, with a running threshold (`pipeline/head/anomaly.py`).
+
+    label: of the stretches; with `starts`, an event `<label>_start` is published with the first frame of each.
+    column: of the scores. threshold: below it nothing is anomalous, whatever the stream is like.
+    rise: nor is what stays below so many times the stream's own level, what its highest scores were; 0: `threshold`
+    decides alone. memory_frames: that the level looks back. learn_frames: the level is learnt in the stream's first so
+    many frames alone, and nothing is told in them; 0: it goes on being learnt, and there is no such time.
+    hold_frames: an anomaly is over once so many frames in a row are none.
+    """
+
+    kind: Literal["anomaly"] = "anomaly"
+    label: Name = "anomaly"
+    starts: bool = True
+    column: int = Field(default=0, ge=0, le=65_535)
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    rise: float = Field(default=0.0, ge=0, le=1000)
+    memory_frames: int = Field(default=4096, ge=1, le=10**9)
+    learn_frames: int = Field(default=0, ge=0, le=10**9)
+    hold_frames: int = Field(default=1, ge=1, le=10**9)
+
+
+HeadSpec = Annotated[
+    KeywordsHead | ScoresHead | SegmentsHead | OverlapAddHead | ActivityHead | ForecastHead | AnomalyHead,
+    Field(discriminator="kind"),
+]

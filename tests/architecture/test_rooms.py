@@ -26,8 +26,9 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"bundle"},
     {"model", "frontend", "head"},
     {"belt"},
-    {"settings", "audio", "logs", "broker", "share", "status"},
-    {"manifest"},
+    {"recordings"},
+    {"settings", "audio", "sensor", "logs", "broker", "share", "status"},
+    {"manifest", "csvfile"},
     {"component", "onnxfile"},
     {"errors"},
 ]

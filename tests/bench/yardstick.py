@@ -58,11 +58,15 @@ def torch_model() -> Any:
     return Yardstick().eval()
 
 
+def gates(weights: np.ndarray) -> np.ndarray:
+    """`[4H, ...]` in torch's order (i, f, g, o) to ONNX's (i, o, f, g)."""
+    i, f, g, o = np.split(weights, 4)
+    return np.concatenate([i, o, f, g])
+
+
 def _graph(samples: bool) -> onnx.ModelProto:
     """From power spectra, or from log-mel features."""
     import librosa
-
-    from training.graph import gates
 
     weights = {name: value.detach().numpy() for name, value in torch_model().state_dict().items()}
     constants: dict[str, np.ndarray] = {

@@ -33,13 +33,18 @@ class Subject:
 
 
 def subjects() -> dict[str, Subject]:
-    found = {}
+    """Every model of the zoo; frontends and heads that two bundles declare alike once."""
+    found: dict[str, Subject] = {}
+    seen = set()
     for name in zoo.ZOO:
         bundle = zoo.bundle(name)
         spec = bundle.manifest
-        found[f"{name}-frontend"] = Subject(bundle.frontend, spec.input.channels, "frontend")
         found[f"{name}-model"] = Subject(bundle.model, spec.model.features, "model")
-        found[f"{name}-head"] = Subject(bundle.head, spec.model.classes, "head")
+        if (frontend := (spec.frontend, spec.input)) not in seen:
+            found[f"{name}-frontend"] = Subject(bundle.frontend, spec.input.channels, "frontend")
+        if (head := (spec.head, spec.labels, spec.hop_samples)) not in seen:
+            found[f"{name}-head"] = Subject(bundle.head, spec.model.classes, "head")
+        seen |= {frontend, head}
     return found
 
 

@@ -296,14 +296,15 @@ class Whole:
         return found[spec.latency : len(frames) + tail]
 
     def one_by_one(self, runtime: onnxruntime.InferenceSession, x: NDArray[Any], feeds: dict[str, Any]) -> NDArray[Any]:
-        """A frame `[F]` a call, in the graph's own number of axes."""
+        """A block `[block, F]` a call, in the graph's own axes."""
         spec, found = self.manifest.model, []
-        for frame in x:
-            feeds[spec.input] = frame.reshape((1,) * (len(spec.input_axes) - 1) + (-1,))
+        for start in range(0, len(x), spec.block):
+            sizes = {"B": 1, "T": spec.block, "F": spec.features, "1": 1}
+            feeds[spec.input] = x[start : start + spec.block].reshape([sizes[axis] for axis in spec.input_axes])
             scores, *carried = runtime.run([spec.output, *(s.output for s in spec.states)], feeds)
             feeds |= {s.input: state for s, state in zip(spec.states, carried, strict=True)}
-            found.append(np.asarray(scores).reshape(-1))
-        return np.array(found)
+            found.append(np.asarray(scores).reshape(spec.block, -1))
+        return np.concatenate(found)
 
 
 BYTES: Mapping[str, Callable[[], bytes]] = zoo.ZOO

@@ -14,14 +14,15 @@ from pipeline.errors import ConfigError, ManifestError  # noqa: E402
 from pipeline.frontend import PowerSpectrum  # noqa: E402
 from pipeline.head import Events  # noqa: E402
 from pipeline.manifest import Provenance  # noqa: E402
-from training import augment, data, detector, export, score, synthetic, train  # noqa: E402
+from training import augment, data, detector, export, fit, keywords, synthetic  # noqa: E402
 from training.compose import BG, Composer, Pools, Word, targets  # noqa: E402
-from training.models.lstm import KeywordLSTM  # noqa: E402
-from training.recipes.digits import LABELS, RECIPE, Recipe  # noqa: E402
+from training.data import LABELS  # noqa: E402
+from training.recipes import digits  # noqa: E402
+from training.recipes.digits import RECIPE, DigitsTask  # noqa: E402
 
-TINY = Recipe(
-    hidden=24, cepstra=12, auxiliary=1, streams=8, stream_s=2.0, stretched=0.1, segment_frames=50, batches=6, passes=3,
-    dropout=0.1, foreign=0.3,
+TINY = dataclasses.replace(
+    RECIPE, hidden=24, cepstra=12, auxiliary=1, streams=8, stream_s=2.0, stretched=0.1, segment_frames=50, batches=6,
+    passes=3, dropout=0.1, dropout_output=0.1, foreign=0.3,
 )  # fmt: skip
 TOLD = Provenance(recipe="a test", commit="", data_sha256="", created="2026-01-01")
 
@@ -53,7 +54,7 @@ def needs(corpus: str) -> None:
 
 def test_the_filterbank_is_librosas():
     theirs = librosa.filters.mel(sr=8000, n_fft=256, n_mels=40).T
-    np.testing.assert_array_equal(KeywordLSTM(RECIPE).mel.numpy(), theirs)
+    np.testing.assert_array_equal(digits.task().build().front.mel.numpy(), theirs)
     nearly = augment.filterbank(8000, 256, 40, warp=1.0 + 1e-9)
     np.testing.assert_allclose(nearly, theirs, rtol=1e-4, atol=1e-7)
 
@@ -67,12 +68,13 @@ def test_a_warped_filterbank_reads_higher():
 
 def test_frames_are_librosas_log_mel():
     """Left-padded, not centred, in 64-bit on librosa's side: within 1e-4 in log units."""
-    samples = export.trial_signal(3.0)[: 3 * 8000 // 160 * 160].astype(np.float32) / np.float32(32768)
+    told = digits.task().manifest(TOLD)
+    samples = export.trial_signal(told, 3.0)[: 3 * 8000 // 160 * 160, 0].astype(np.float32) / np.float32(32768)
     window, hop = RECIPE.window_samples, RECIPE.hop_samples
     frontend = PowerSpectrum(window, hop)
-    model = KeywordLSTM(RECIPE)
+    net = digits.task().build()
     power, _ = frontend.step(samples[None, :, None], frontend.initial_state(1))
-    ours = model.log_mel(torch.from_numpy(power))[0].numpy()
+    ours = net.features(torch.from_numpy(power))[0].numpy()
     padded = np.pad(samples.astype(np.float64), (window - hop, 0))
     mel_power = librosa.feature.melspectrogram(
         y=padded, sr=8000, n_fft=window, hop_length=hop, center=False, n_mels=40, power=2.0, dtype=np.float64
@@ -84,7 +86,7 @@ def test_frames_are_librosas_log_mel():
 
 def test_the_model_by_steps_is_the_model_by_the_whole():
     torch.manual_seed(0)
-    model = KeywordLSTM(TINY).eval()
+    model = DigitsTask(TINY).build().eval()
     power = torch.rand(3, 40, 129)
     with torch.no_grad():
         whole, h, c = model(power, *model.initial_state(3))
@@ -132,65 +134,63 @@ def test_a_batch_depends_on_seed_and_index_alone(pools):
 
 def test_it_learns(pools, tmp_path):
     recipe = dataclasses.replace(TINY, passes=5, batches=16, learning_rate=1e-2, average=0.9)
-    learner = train.fit(recipe, pools, pools.digits, tmp_path / "weights.pt", bar=False)
-    losses = [row["loss"] for row in learner.history]
+    learner = fit.fit(DigitsTask(recipe, pools), tmp_path / "weights.pt", bar=False)
+    losses = [row["train_loss"] for row in learner.history]
     assert losses[-1] < 0.7 * losses[0]
     assert learner.history[-1]["pooled"] > 0.5  # of ten: chance is 0.1
 
 
 def test_a_resumed_run_ends_at_the_same_weights(pools, tmp_path):
-    unbroken = train.fit(TINY, pools, (), tmp_path / "unbroken.pt", bar=False)
+    unbroken = fit.fit(DigitsTask(TINY, pools), tmp_path / "unbroken.pt", bar=False)
     path = tmp_path / "broken.pt"
-    learner = train.Learner(TINY, Composer(pools, TINY))
-    learner.history.append({"pass": 1.0, "loss": learner.one_pass(0, bar=False)})
-    learner.save(path)
+    fit.fit(DigitsTask(TINY, pools), path, bar=False, until=1)
     torch.rand(5)  # whatever else draws from the global generator in between
-    resumed = train.fit(TINY, pools, (), path, bar=False)
+    resumed = fit.fit(DigitsTask(TINY, pools), path, bar=False)
     assert resumed.steps == unbroken.steps
-    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in unbroken.history]
+    assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in unbroken.history]
     for name, value in unbroken.average.state_dict().items():
         assert torch.equal(value, resumed.average.state_dict()[name]), name
 
 
 def test_resuming_another_recipe_is_refused(pools, tmp_path):
     path = tmp_path / "weights.pt"
-    train.Learner(TINY, Composer(pools, TINY)).save(path)
+    fit.Learner(DigitsTask(TINY, pools)).save(path)
     other = dataclasses.replace(TINY, seed=8)
-    with pytest.raises(ConfigError, match="another recipe"):
-        train.Learner(other, Composer(pools, other)).resume(path)
+    with pytest.raises(ConfigError, match=r"another recipe: seed 7 \(now 8\)"):
+        fit.Learner(DigitsTask(other, pools)).resume(path)
 
 
 def test_an_export_says_what_torch_says(tmp_path):
     torch.manual_seed(1)
-    model = KeywordLSTM(RECIPE)
-    bundle = export.write(model, export.manifest(RECIPE, RECIPE.head, TOLD), tmp_path / "digits.onnx")
-    assert export.prove(model, bundle) <= export.TOLERANCE
+    task = digits.task()
+    net = task.build()
+    bundle = export.write(net, task.manifest(TOLD), tmp_path / "digits.onnx", task.max_bytes)
+    assert export.prove(net, bundle) <= export.TOLERANCE
     assert bundle.manifest.labels == LABELS
-    assert bundle.size_bytes <= export.MAX_BYTES
+    assert bundle.size_bytes <= task.max_bytes == 1_000_000
 
 
 def test_an_export_of_other_weights_is_refused(tmp_path):
     torch.manual_seed(1)
-    model = KeywordLSTM(RECIPE)
-    bundle = export.write(model, export.manifest(RECIPE, RECIPE.head, TOLD), tmp_path / "digits.onnx")
+    task = digits.task()
+    net = task.build()
+    bundle = export.write(net, task.manifest(TOLD), tmp_path / "digits.onnx")
     with torch.no_grad():
-        model.classify.bias[3] += 0.5
+        net.readout.bias[3] += 0.5
     with pytest.raises(export.Refused, match="apart"):
-        export.prove(model, bundle)
+        export.prove(net, bundle)
 
 
 def test_an_export_that_is_too_big_leaves_no_file(tmp_path):
-    model = KeywordLSTM(dataclasses.replace(RECIPE, hidden=160))
-    told = export.manifest(dataclasses.replace(RECIPE, hidden=160), RECIPE.head, TOLD)
+    task = DigitsTask(dataclasses.replace(RECIPE, hidden=160))
     with pytest.raises(export.Refused, match="at most"):
-        export.write(model, told, tmp_path / "digits.onnx")
+        export.write(task.build(), task.manifest(TOLD), tmp_path / "digits.onnx", task.max_bytes)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_whose_manifest_lies_leaves_no_file(tmp_path):
-    model = KeywordLSTM(TINY)
     with pytest.raises(ManifestError):
-        export.write(model, export.manifest(RECIPE, RECIPE.head, TOLD), tmp_path / "digits.onnx")
+        export.write(DigitsTask(TINY).build(), digits.task().manifest(TOLD), tmp_path / "digits.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -202,7 +202,7 @@ def test_a_clip_gets_the_label_of_its_best_event():
         end=np.array([5, 15, 5]),
         score=np.array([0.5, 0.9, 0.6], np.float32),
     )
-    assert score.best(events, 3).tolist() == [5, -1, 1]
+    assert keywords.best(events, 3).tolist() == [5, -1, 1]
 
 
 def test_a_detector_counts_each_word_and_each_event_once():

@@ -48,11 +48,11 @@ def demo(
     Exit status 0 only if what was said was recognised. What was said stands beside a recording, in a .json of its
     name: {"words": [{"word": "seven"}, ...]}. A recording without one counts once it was processed to its end.
     """
-    from pipeline import audio
+    from pipeline import recordings as files
     from pipeline.bundle import load
     from pipeline.cli.demo.stage import stage
 
-    paths = audio.recordings(inputs or [RECORDING])
+    paths = files.find(inputs or [RECORDING])
     opened = load(bundle)
     recordings, unreadable = _read(paths, opened)
     if recordings:
@@ -177,16 +177,16 @@ def _bar(quiet: bool, total_s: float) -> Iterator[Callable[[float], None]]:
 
 def _read(paths: list[Path], bundle: Bundle) -> tuple[list[Recording], int]:
     """The readable ones; each of the others is reported and counted."""
-    from pipeline import audio
+    from pipeline import recordings
     from pipeline.cli.demo.report import truth
     from pipeline.cli.playback import Recording, stream_names
-    from pipeline.errors import AudioError
+    from pipeline.errors import RecordingError
 
     found = []
     for path, name in zip(paths, stream_names(paths), strict=True):
         try:
             truth(path)  # a broken one is told before, not after
-            found.append(Recording(name, path, audio.read(path, bundle.manifest.input)))
-        except AudioError as error:
+            found.append(Recording(name, path, recordings.read(path, bundle.manifest.input)))
+        except RecordingError as error:
             say_error(str(error))
     return found, len(paths) - len(found)

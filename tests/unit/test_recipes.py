@@ -1,0 +1,61 @@
+"""Every recipe learns: its tiny form, for seconds."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install -e '.[training]')")
+pytest.importorskip("librosa", reason="librosa is not installed (pip install -e '.[training]')")
+
+from pipeline.errors import ConfigError  # noqa: E402
+from training import export  # noqa: E402
+from training.fit import fit  # noqa: E402
+from training.task import Task, find, names  # noqa: E402
+from training.train import chosen  # noqa: E402
+
+FALL = 0.9
+"""Of the first pass's training loss, at most so much is left at the end."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_tiny_form_learns_and_is_exported(name, tmp_path):
+    try:
+        task = chosen(name, {"device": "cpu"}, tiny=True)
+        learner = fit(task, bar=False)
+    except ConfigError as error:
+        if "corpus" in str(error):
+            pytest.skip(str(error))
+        raise
+    losses = [row["train_loss"] for row in learner.history]
+    assert losses[-1] < FALL * losses[0], losses
+    net = learner.average.cpu().eval()
+    if type(task).manifest is Task.manifest:
+        with pytest.raises(ConfigError, match="no bundle"):
+            export.told_of(task, name)
+        return
+    told = export.told_of(task, name)
+    bundle = export.write(net, told, tmp_path / f"{name}.onnx", task.max_bytes)
+    assert bundle.manifest.labels == told.labels
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_is_named_as_its_module_and_says_what_it_costs(name):
+    module = find(name)
+    assert module.RECIPE.name == name
+    assert module.RECIPE.overridden(module.TINY) != module.RECIPE
+    about = (module.__doc__ or "").lower()
+    assert "cost" in about
+    assert "expected" in about
+
+
+def test_an_unknown_task_is_told():
+    with pytest.raises(ConfigError, match=r"no task 'digitz'; there are: .*digits"):
+        find("digitz")
