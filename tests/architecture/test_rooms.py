@@ -20,7 +20,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"outbox", "waiting", "ownership"},
     {"lifecycle"},
     {"task"},
-    {"admission"},
+    {"admission", "behind"},
     {"chunk"},
     {"batcher"},
     {"bundle"},
@@ -104,7 +104,7 @@ def test_the_broker_knows_no_model() -> None:
 
 
 def test_task_and_batcher_do_no_io_and_read_no_clock() -> None:
-    for name in ("task", "batcher", "belt", "admission", "chunk", "component"):
+    for name in ("task", "batcher", "belt", "admission", "behind", "chunk", "component"):
         found = {module.split(".")[0] for module in imports(ROOT / f"pipeline/{name}.py")}
         assert not found & {"time", "datetime", "socket", "os", "pathlib", "threading", "asyncio", "random"}, name
 
