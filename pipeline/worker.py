@@ -20,11 +20,11 @@ from pipeline.broker import topic as topics
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect
 from pipeline.broker.durability import check_durability
 from pipeline.broker.keys import comes_before
-from pipeline.broker.partition import Commit
 from pipeline.broker.reader import Entry, read
 from pipeline.broker.retention import trim
 from pipeline.bundle import Bundle, load
-from pipeline.errors import BrokerUnavailable, ConfigError, Fenced, RowCorrupt
+from pipeline.committing import Committer, backoff_s
+from pipeline.errors import BrokerUnavailable, ConfigError, RowCorrupt
 from pipeline.lifecycle import Owned, Phase
 from pipeline.logs import logger
 from pipeline.manifest import InputSpec
@@ -33,7 +33,6 @@ from pipeline.settings import Settings
 from pipeline.status import Reporter
 from pipeline.task import Effects, Task
 
-_BACKOFF_S = (0.02, 1.0)
 _LEAST_TIMEOUT_S = 1.0
 _IDLE_S = 1.0
 _READ_BYTES = 64 << 20
@@ -75,6 +74,9 @@ class Worker:
             lease_ms=settings.lease_ms,
             read_entries=settings.read_entries,
         )
+        self._committer = Committer(
+            self._client, settings, self.counts, self._log, late=self._late, wait=self._wait, away=self._away
+        )
         self._next_trim_s = 0.0
         self._busy_s = 0.0
         self._read_entries = settings.read_entries  # fewer while batches take too long for the lease
@@ -101,7 +103,7 @@ class Worker:
                     self._log.warning("broker_unavailable", error=str(error), failures=failures)
                     ownership.drop_expired()
                     self._report("running", f"Redis is away: {error}")
-                    self._pause(_backoff_s(failures))
+                    self._pause(backoff_s(failures))
                     failures += 1
         finally:
             self._close()
@@ -123,7 +125,7 @@ class Worker:
                     raise
                 self._log.warning("broker_unavailable", error=str(error), failures=failures)
                 self._report("starting", f"Redis is away: {error}")
-                self._pause(_backoff_s(failures))
+                self._pause(backoff_s(failures))
                 failures += 1
         return None
 
@@ -189,6 +191,10 @@ class Worker:
             self._report("running")
         if not ownership.owned:
             self._pause(ownership.beat_s)
+            return
+        if not self._belt.room_for(max(self._read_entries, len(ownership.owned))):
+            self._catch_up(list(ownership.owned.values()))
+        if not ownership.owned:
             return
         count = max(1, self._read_entries // len(ownership.owned))
         late = [owned for owned in ownership.owned.values() if owned.behind]
@@ -274,10 +280,7 @@ class Worker:
             self._commit([(owned, owned.task.catch_up(owned.offset, self._belt)) for owned in settled])
 
     def _load_rows(self, work: list[Owned], streams: list[list[str]]) -> None:
-        needed = [stream for names in streams for stream in names]
-        if not self._belt.room_for(len(needed)):
-            self._catch_up(list(self.owned.values()))
-        self._belt.begin(needed)
+        self._belt.begin([stream for names in streams for stream in names])
         missing = {owned.lease.keys: self._belt.missing(names) for owned, names in zip(work, streams, strict=True)}
         stored = partitions.load_rows(self._client, missing) if any(missing.values()) else {}
         for owned in work:
@@ -297,44 +300,15 @@ class Worker:
                 chunk.notes.insert(0, {"kind": "row_corrupt", "why": owned.corrupt.pop(chunk.stream)})
 
     def _commit(self, effects: list[tuple[Owned, Effects]]) -> None:
-        """Commit every partition's effects; the same commit again while Redis is away and the lease may last."""
-        ownership = self._ownership
-        assert ownership is not None
-        pending = [(owned, _commit_of(owned, e)) for owned, e in effects]
-        for owned, _ in pending:
-            owned.to(Phase.COMMITTING)
-        failures, why = 0, ""
-        while pending:
-            sent_s = time.monotonic()
-            outcomes = partitions.commit_many(
-                self._client, [(owned.lease, commit) for owned, commit in pending], self.settings.replicas
-            )
-            again: list[tuple[Owned, Commit]] = []
-            for (owned, commit), outcome in zip(pending, outcomes, strict=True):
-                if outcome.error is None:
-                    owned.to(Phase.RUNNING)
-                    owned.offset, owned.entries_read = commit.offset_after, commit.entries_read
-                    owned.renewed_s = sent_s
-                    if commit.offset_after != commit.offset_before:  # rows alone have nothing to tell
-                        self._count(owned)
-                elif isinstance(outcome.error, BrokerUnavailable):
-                    again.append((owned, commit))
-                    why = str(outcome.error)
-                elif isinstance(outcome.error, Fenced):
-                    ownership.drop(owned, outcome.error)
-                else:
-                    raise outcome.error
-            if not again:
-                return
-            self._log.warning("commit_retried", error=why, failures=failures)
-            if self._late():
-                return  # whether they are stored is unknown, and need not be known: the next owner asks for the offset
-            self._wait(min(_backoff_s(failures), self.settings.lease_ms / 4000))
-            failures += 1
-            self._report("draining" if self._stopping else "running", why)
-            ownership.drop_expired()
-            self._hold_on(ownership)
-            pending = [pair for pair in again if ownership.owned.get(pair[0].partition) is pair[0]]
+        assert self._ownership is not None
+        self._committer.commit(self._ownership, effects)
+
+    def _away(self, why: str) -> None:
+        """A commit waits for Redis: meanwhile say so, and keep what can be kept."""
+        assert self._ownership is not None
+        self._report("draining" if self._stopping else "running", why)
+        self._ownership.drop_expired()
+        self._hold_on(self._ownership)
 
     def _hold_on(self, ownership: Ownership) -> None:
         """A server that is full takes no commit, but renews leases and trims logs: it may be trimming that it lacks."""
@@ -344,13 +318,6 @@ class Worker:
                 self._trim(ownership)
         except BrokerUnavailable:
             pass  # it is away altogether: the leases say for how long it is worth waiting
-
-    def _count(self, owned: Owned) -> None:
-        partition = owned.partition
-        for happening in owned.task.happenings():
-            self._log.warning(happening.kind, partition=partition, stream=happening.stream, **happening.facts)
-        self.counts.update(owned.task.counts)
-        owned.task.counts.clear()
 
     # -- upkeep
 
@@ -413,21 +380,3 @@ class Worker:
         self._client.close()
         self._reporter.clear()
         self._log.info("stopped", **self.counts)
-
-
-def _commit_of(owned: Owned, effects: Effects) -> Commit:
-    read_before = owned.entries_read
-    return Commit(
-        offset_before=owned.offset,
-        offset_after=effects.offset,
-        entries_read=read_before + effects.entries if read_before >= 0 else -1,
-        results=effects.results,
-        dead=effects.dead,
-        rows=effects.rows,
-        behind=effects.behind,
-    )
-
-
-def _backoff_s(failures: int) -> float:
-    first, last = _BACKOFF_S
-    return min(last, first * 2.0 ** min(failures, 10))

@@ -16,7 +16,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"cli"},
     {"adopt"},
     {"worker", "producer", "consumer", "offline", "verify"},
-    {"pushing", "sender"},
+    {"pushing", "sender", "committing"},
     {"outbox", "waiting", "ownership"},
     {"lifecycle"},
     {"task"},
