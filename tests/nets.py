@@ -33,8 +33,8 @@ SENSORS = ("rnn", "lstm_peephole", "gru")
 """These take channels as they are; the others log-mel frames."""
 
 
-def net(cell: str, *, layers: int = 2, hidden: int = 12, seed: int = 3, **options: Any) -> Net:
-    """A lively net: weights larger than training begins with, and normalisations that have seen something."""
+def net(cell: str, *, layers: int = 2, hidden: int = 12, seed: int = 3, gain: float = 2.0, **options: Any) -> Net:
+    """A lively net: weights `gain` times what training begins with, and normalisations that have seen something."""
     import torch
 
     from training import augment
@@ -49,7 +49,7 @@ def net(cell: str, *, layers: int = 2, hidden: int = 12, seed: int = 3, **option
             front.fit(torch.randn(1000, MELS) * 3 - 4)
         made = Net(front, encoder(cell, front.outputs, layers, hidden, **{**OPTIONS[cell], **options}), CLASSES)
         for parameter in made.parameters():
-            parameter.mul_(2.0).add_(torch.randn_like(parameter) * 0.1)
+            parameter.mul_(gain).add_(torch.randn_like(parameter) * 0.1)
         for name, buffer in made.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_(0.0, 0.3)

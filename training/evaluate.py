@@ -7,7 +7,7 @@
 Weights become a bundle of their own, never shipped, and the task evaluates it by `forward` on whole signals and by
 streaming step. Exit 1 unless the two agree in every answer.
 
-Writes runs/<task>/evaluation.json, and the task's pictures beside it; --keep also training/metrics/<task>.json.
+Writes evaluation.json and the task's pictures into the run's folder; --keep also training/metrics/<run or task>.json.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def results(task: str, folds: list[str], run: str, bundle: str) -> tuple[Task[An
     made = find(task).task(find(task).RECIPE)
     if bundle:
         return made, {"": made.evaluate(load(bundle))}
+    if made.bundles:
+        return made, {name: made.evaluate(load(name)) for name in made.bundles}
     every = folds or list(made.folds) or [""]
     found = {}
     for fold in tqdm(every, desc="folds", unit="fold", disable=len(every) == 1):
@@ -73,7 +75,7 @@ def main(
     fold: Annotated[list[str] | None, typer.Option(help="Only these folds; default all.")] = None,
     run: Annotated[str, typer.Option(help="The run under runs/; {} is the fold.")] = "",
     bundle: Annotated[str, typer.Option(help="A bundle, or a shipped one's name, instead of a run's weights.")] = "",
-    keep: Annotated[bool, typer.Option("--keep", help="Also write training/metrics/<task>.json.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Also write training/metrics/<run or task>.json.")] = False,
 ) -> None:
     """Evaluate a task."""
     train.threads(1)
@@ -91,11 +93,12 @@ def main(
         "scores": scores,
         "folds": found,
     }
-    output = data.RUNS / task / "evaluation.json"
+    name = run if run and "{" not in run else task
+    output = data.RUNS / name / "evaluation.json"
     runs.write_json(output, report)
     made.pictures(found, output.parent)
     if keep:
-        runs.write_json(runs.METRICS / f"{task}.json", report)
+        runs.write_json(runs.METRICS / f"{name}.json", report)
     print(json.dumps(scores, indent=1))
     if not all(result["same"] for result in found.values()):
         sys.exit("streamed and whole do not agree: that must not be")

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, err, examples, out, say_warning
+from pipeline.cli.values import Columns, read_columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     ("statebelt verify vad.onnx", "with random signals"),
     ("statebelt verify vad.onnx talk.wav", "with what the model is made for"),
+    ("statebelt verify activity walk.npz", "of sensors too"),
     ("statebelt verify vad.onnx talk.wav --tolerance 1e-4", "is it exact within that?"),
     ("statebelt verify vad.onnx --json | jq -r 'select(.verdict != \"exact\") | .check'", "for machines"),
 )
@@ -39,6 +41,7 @@ def verify(
     ] = None,
     streams: Annotated[int, typer.Option(min=2, max=1024, help="How many share batches.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of signals, cuts and company.")] = 0,
+    columns: Columns = None,
     as_json: options.Json = False,
 ) -> None:
     """Check on any bundle that streams yield what whole signals yield.
@@ -52,7 +55,9 @@ def verify(
     from pipeline.verify import verify as run
 
     opened = load(bundle)
-    recording = None if audio is None else recordings.read(audio, opened.manifest.input)
+    recording = (
+        None if audio is None else recordings.read(audio, opened.manifest.input, read_columns(columns), say_warning)
+    )
     allowed = opened.manifest.model.tolerance if tolerance is None else tolerance
     checks = []
     with err.status("verifying") as status:

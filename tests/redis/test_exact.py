@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests import zoo
+from tests import nets, zoo
 from tests.harness import Cut, assert_exact, collect, cut_up, digits, every, lively, make_producer, random_cut, worker
 
 CUTS = {"7ms": every(7), "20ms": every(20), "100ms": every(100), "random": random_cut}
@@ -31,10 +31,10 @@ def test_spoken_digits(url: str, cut: str, streams: int) -> None:
     through_redis(url, "digits", digits(streams, seed=streams), CUTS[cut])
 
 
-@pytest.mark.parametrize("name", ["audio", "sensor", "spectrogram", "look_ahead", "vad", "denoise"])
+@pytest.mark.parametrize("name", ["audio", "sensor", "spectrogram", "look_ahead", "vad", "denoise", *nets.BUNDLES])
 def test_every_kind_of_bundle(url: str, name: str) -> None:
     """Audio, sensor vectors and producer-made frames take the same path; so does a model that trails, one that was
-    exported for a single stream, and one that yields audio."""
+    exported for a single stream, and one that yields audio; and every architecture that training knows."""
     through_redis(url, name, lively(zoo.bundle(name), 20), random_cut)
 
 

@@ -87,6 +87,12 @@ def test_run_tells_what_does_not_fit_and_goes_on(tmp_path: Path, bundle: Path) -
     assert "column 'label': 'quiet' is no number" in err
 
 
+def test_verify_takes_sensors(tmp_path: Path, bundle: Path) -> None:
+    path = table(tmp_path / "x.csv", zoo.signal(SPEC, 300), 0.02)
+    out, _ = statebelt("verify", bundle, path, "--columns", ",".join(NAMES), "--seconds", 1, "--streams", 3, "--json")
+    assert {json.loads(line)["verdict"] for line in out.splitlines()} == {"exact"}
+
+
 @pytest.mark.parametrize("flags", [(), ("--pace", "realtime", "--speed", "50"), ("--chunk-ms", "7")], ids=" ".join)
 def test_what_is_pushed_is_what_run_says(url: str, tmp_path: Path, flags: tuple[str, ...]) -> None:
     paths = [npz(tmp_path / "a.npz", 333), npz(tmp_path / "b.npz", 200, seed=1)]

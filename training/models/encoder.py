@@ -46,7 +46,7 @@ class Dropout(nn.Module):
         if not self.training or self.share == 0.0:
             return x
         kept = torch.rand(len(x), 1 if self.locked else x.shape[1], x.shape[2], device=x.device) >= self.share
-        return x * (kept / (1.0 - self.share))
+        return x * (kept / (1.0 - self.share)).to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class Coupled(Layer):
     def step(self, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The equations above."""
         i, o, g = a.chunk(3, dim=1)
-        c = torch.lerp(c, g.tanh(), i.sigmoid())  # c + i * (g - c)
+        i = i.sigmoid()
+        c = (1 - i) * c + i * g.tanh()
         return o.sigmoid() * c.tanh(), c
 
     def exported(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:

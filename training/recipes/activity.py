@@ -68,7 +68,7 @@ RECIPE = Activity(
     weight_decay=1e-2,
     label_smoothing=0.05,
     class_balance=0.5,
-    average=0.99,
+    average=0.998,
 )
 TINY = {
     "hidden": "24",
