@@ -61,6 +61,7 @@ def build(metrics: Metrics, seconds: float = 0.5) -> str:
         report_measured.architectures(metrics, seconds),
         report_measured.bundles(seconds),
         report_measured.int8(metrics, seconds),
+        report_measured.sensors(),
         report_sections.variants(metrics, *dropout, "python -m training.compare commands --what dropout", DROPOUT),
         report_sections.learning(metrics),
         report_sections.confusions(metrics),

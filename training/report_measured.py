@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -9,11 +11,12 @@ from tqdm import tqdm
 
 from pipeline.bundle import load
 from pipeline.errors import StatebeltError
-from training import compare, inspect, report_live, report_plots, report_sections
+from training import anomaly_score, compare, forecast_data, inspect, report_live, report_plots, report_sections
 from training.observed_plots import draw
 from training.quantise import compared, variant
+from training.recipes import forecast
 from training.report_bars import Metrics
-from training.report_page import Section, absent, made_by, paragraph, picture, table, verdict
+from training.report_page import Section, absent, heading, inline, made_by, paragraph, picture, table, verdict
 from training.report_sections import number
 
 COMMAND = "python -m training.report"
@@ -159,6 +162,31 @@ def memory_seen() -> Section:
     command = "make inspect FILE=pipeline/recordings/digits.flac"
     section.parts += [picture(draw(seen), caption, dpi=80), made_by(command, "live")]
     return section
+
+
+def sensors() -> Section:
+    """What the sensors' shipped models say of series that they did not learn from; where the corpora are."""
+    section = Section("sensors", "Sensors, foretold and watched")
+    foretold = "ETTh1, ten days of the test months: what came (black), and what was foretold at midnight."
+    watched = "NAB and SKAB: what is labelled (shaded), what the head told (red). No label was used."
+    drawn = {"forecast": (_forecasts, foretold), "anomaly": (anomaly_score.pictures, watched)}
+    for name, (draws, caption) in drawn.items():
+        section.parts.append(heading(name))
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                draws(Path(folder))
+                section.parts += [inline(path.read_bytes(), caption) for path in sorted(Path(folder).glob("*.png"))]
+            section.parts.append(made_by(COMMAND, "live, from the shipped bundle"))
+        except StatebeltError as error:
+            section.parts.append(paragraph(f"not drawn: {error}", "absent"))
+    return section
+
+
+def _forecasts(folder: Path) -> None:
+    names, values = forecast_data.series()
+    end = forecast_data.JUDGED[0] + 52 * forecast.DAY
+    told = load("forecast").forward(values[:end]).scores
+    forecast.plot_forecasts(values, told[:, : forecast.RECIPE.horizon * len(names)], folder / "forecast.png")
 
 
 def _percent(value: Any) -> str:

@@ -108,9 +108,12 @@ def picture(figure: Figure, caption: str, dpi: int = 100) -> str:
     """A figure inline, as PNG."""
     kept = io.BytesIO()
     figure.savefig(kept, format="png", dpi=dpi)
-    data = base64.b64encode(kept.getvalue()).decode()
-    told = escape(caption)
-    source = f"data:image/png;base64,{data}"
+    return inline(kept.getvalue(), caption)
+
+
+def inline(png: bytes, caption: str) -> str:
+    """A PNG within the page."""
+    told, source = escape(caption), f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return f'<figure><img alt="{told}" src="{source}"><figcaption>{told}</figcaption></figure>'
 
 
