@@ -24,7 +24,7 @@ def curves(histories: Mapping[str, History]) -> Figure:
     first = next(iter(histories.values()))[-1]
     shares = [
         name for name in first
-        if name not in ("pass", "seconds") and not name.endswith("loss") and _share(histories, name)
+        if name not in ("pass", "seconds") and not name.endswith(("loss", "error")) and _share(histories, name)
     ]  # fmt: skip
     figure = Figure(figsize=(9.2, 3.1), layout="constrained")
     axes = list(figure.subplots(1, 2 if shares else 1, squeeze=False)[0])
@@ -47,7 +47,7 @@ def curves(histories: Mapping[str, History]) -> Figure:
         axes[1].set(xlabel="passes", ylabel="%, validation")
         for share, style in zip(shares, ("-", "--", ":", "-."), strict=False):
             axes[1].plot([], [], style, color="black", label=share.replace("_", " "))
-        axes[1].legend(frameon=False, fontsize=7, loc="lower right")
+        axes[1].legend(frameon=False, fontsize=7)
     return figure
 
 
