@@ -46,6 +46,11 @@ def read(folder: Path) -> Metrics:
     return found
 
 
+def shown(name: str, one: dict[str, Any]) -> bool:
+    """Is a file of figures in another chapter already?"""
+    return name in KNOWN or name in COMPARED or (name.split("-")[0] in KNOWN and "scores" in one)
+
+
 def build(metrics: Metrics, seconds: float = 0.5) -> str:
     """The page.
 
@@ -66,7 +71,7 @@ def build(metrics: Metrics, seconds: float = 0.5) -> str:
         report_sections.learning(metrics),
         report_sections.confusions(metrics),
         report_sections.details(metrics),
-        report_sections.others(metrics, lambda name: name in KNOWN or name in COMPARED),
+        report_sections.others(metrics, shown),
     ]
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     told = f"Made {now} at commit {runs.commit()} by <code>make report</code> on {platform.machine()}, "

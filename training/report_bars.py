@@ -12,6 +12,9 @@ from training.recipes import adding
 Metrics = dict[str, dict[str, Any]]
 """What the files of `training/metrics` hold, by their names without `.json`."""
 
+Found = tuple[str, bool | None, str]
+"""What is told, whether the bar is met (None: there is none), and the file that says so."""
+
 CONVERGED = 0.05
 """Of the moving average's variance: less left unexplained counts as converged."""
 
@@ -20,55 +23,73 @@ CONVERGED = 0.05
 class Bar:
     """One line of the tables of tasks.
 
-    file: of `training/metrics`. command: that makes it. found: of the metrics, (told, met; None: no bar); raises
-    LookupError where the file says nothing of it.
+    command: that makes the figure. found: of the metrics; raises LookupError where they say nothing of it.
     """
 
     task: str
     what: str
     wanted: str
-    file: str
     command: str
-    found: Callable[[Metrics], tuple[str, bool | None]]
+    found: Callable[[Metrics], Found]
 
 
 def score(file: str, name: str, least: float | None = None, most: float | None = None, percent: bool = True) -> Any:
     """A figure of `scores`, held against a bar."""
 
-    def found(metrics: Metrics) -> tuple[str, bool | None]:
+    def found(metrics: Metrics) -> Found:
         value = float(metrics[file]["scores"][name])
-        met = (
-            None
-            if least is None and most is None
-            else (least is None or value >= least) and (most is None or value < most)
-        )
-        told = f"{100 * value:.2f} %" if percent else f"{value:.3f}"
-        return told, None if least is None and most is None else met
+        met = (least is None or value >= least) and (most is None or value < most)
+        told = f"{100 * value:.2f} %" if percent else f"{value:.4g}"
+        return told, None if least is None and most is None else met, file
 
     return found
 
 
-def best(metrics: Metrics) -> tuple[str, bool | None]:
-    """The best of all commands models that stream without looking ahead."""
-    found = {
-        name: float(one["scores"]["accuracy_streaming"])
+def models(metrics: Metrics, *cells: str) -> list[str]:
+    """Files of evaluated commands models in float32 that stream without looking ahead, the best first."""
+    names = [
+        name
         for name, one in metrics.items()
-        if name.split("-")[0] == "commands" and "accuracy_streaming" in one.get("scores", {})
-        and one.get("recipe", {}).get("cell") != "bilstm"
-    }  # fmt: skip
-    name = max(found, key=lambda key: found[key])
-    cell = metrics[name].get("recipe", {}).get("cell", name)
-    return f"{100 * found[name]:.2f} % ({cell}, {name}.json)", found[name] >= 0.975
+        if name.split("-")[0] == "commands" and "int8" not in name and "accuracy_streaming" in one.get("scores", {})
+    ]
+    kept = [name for name in names if cell_of(metrics[name]) != "bilstm"]
+    kept = [name for name in kept if not cells or cell_of(metrics[name]) in cells]
+    if not kept:
+        raise LookupError("no commands model was evaluated yet")
+    return sorted(kept, key=lambda name: -float(metrics[name]["scores"]["accuracy_streaming"]))
 
 
-def lost_in_noise(metrics: Metrics) -> tuple[str, bool | None]:
-    """Points between clean speech and 10 dB."""
-    scores = metrics["commands"]["scores"]
-    lost = 100 * (scores["accuracy_streaming"] - scores["accuracy_at_10_db"])
-    return f"{100 * scores['accuracy_at_10_db']:.2f} %, {lost:.2f} points lost", lost <= 3.0
+def cell_of(one: dict[str, Any]) -> str:
+    """The architecture that a file is of."""
+    return str(one.get("recipe", {}).get("cell", "unknown"))
 
 
-def averaging(metrics: Metrics) -> tuple[str, bool | None]:
+def words(least: float, *cells: str) -> Any:
+    """The best of the commands models, of these architectures."""
+
+    def found(metrics: Metrics) -> Found:
+        name = models(metrics, *cells)[0]
+        value = float(metrics[name]["scores"]["accuracy_streaming"])
+        return f"{100 * value:.2f} % ({cell_of(metrics[name])})", value >= least, name
+
+    return found
+
+
+def in_noise(snr_db: int, most_lost: float | None = None) -> Any:
+    """The best model's words in noise, and how many points that is below clean speech."""
+
+    def found(metrics: Metrics) -> Found:
+        name = models(metrics)[0]
+        scores = metrics[name]["scores"]
+        noisy = scores[f"accuracy_at_{snr_db}_db"]
+        lost = 100 * (scores["accuracy_streaming"] - noisy)
+        told = f"{100 * noisy:.2f} %, {lost:.1f} points lost ({cell_of(metrics[name])})"
+        return told, None if most_lost is None else lost <= most_lost, name
+
+    return found
+
+
+def averaging(metrics: Metrics) -> Found:
     """Who converges, of those that carry and those that do not."""
     carried: list[float] = []
     begun: list[float] = []
@@ -82,10 +103,10 @@ def averaging(metrics: Metrics) -> tuple[str, bool | None]:
     told = f"unexplained with lahead < tsteps: carrying at most {100 * max(carried):.1f} %"
     if len(metrics["moving_average"]["runs"]) < len(variants("moving_average")):
         raise LookupError("not all variants are trained yet")
-    return f"{told}, stateless at least {100 * min(begun):.1f} %", right
+    return f"{told}, stateless at least {100 * min(begun):.1f} %", right, "moving_average"
 
 
-def adds(metrics: Metrics) -> tuple[str, bool | None]:
+def adds(metrics: Metrics) -> Found:
     """LSTM and GRU under the bar at every T, clipped; the simple RNN at its baseline."""
     last = [(run["recipe"], run["history"][-1]["loss"]) for run in metrics["adding"]["runs"]]
     gated = [loss for recipe, loss in last if recipe["cell"] != "rnn" and recipe["clip_norm"]]
@@ -94,42 +115,40 @@ def adds(metrics: Metrics) -> tuple[str, bool | None]:
     if len(last) < len(variants("adding")):
         raise LookupError("not all variants are trained yet")
     met = max(gated) < adding.SOLVED and min(simple) > 0.9 * guessing
-    return f"LSTM, GRU at most {max(gated):.4f}; simple RNN {min(simple):.3f} to {max(simple):.3f}", met
+    return f"LSTM, GRU at most {max(gated):.4f}; simple RNN {min(simple):.3f} to {max(simple):.3f}", met, "adding"
 
 
-def copies(metrics: Metrics) -> tuple[str, bool | None]:
+def copies(metrics: Metrics) -> Found:
     """Symbols said right by each cell."""
     last = {run["recipe"]["cell"]: run["history"][-1]["right"] for run in metrics["copying"]["runs"]}
     met = min(last["lstm"], last["gru"]) > 0.9 and last["rnn"] < 0.5
-    return ", ".join(f"{cell} {100 * right:.1f} %" for cell, right in last.items()), met
+    return ", ".join(f"{cell} {100 * right:.1f} %" for cell, right in last.items()), met, "copying"
 
 
 MEMORY = "python -m training.memory"
 BARS = (
-    Bar("digits", "English digits, 8 kHz, left-out speakers, streamed", "at least 88 %", "digits",
-        "make evaluate TASK=digits", score("digits", "accuracy_streaming", least=0.88)),
-    Bar("commands", "40 Arabic words, 16 kHz, val speakers, streamed: LSTM", "at least 95 %", "commands",
-        "make evaluate TASK=commands", score("commands", "accuracy_streaming", least=0.95)),
-    Bar("commands", "the same, best causal model", "at least 97.5 %", "commands", "make evaluate TASK=commands", best),
-    Bar("commands", "in noise at 10 dB", "at most 3 points lost", "commands", "make evaluate TASK=commands",
-        lost_in_noise),
-    Bar("commands", "in noise at 0 dB", "-", "commands", "make evaluate TASK=commands",
-        score("commands", "accuracy_at_0_db")),
-    Bar("activity", "windows of 2.56 s, 6 classes, left-out subjects", "at least 93 %", "activity",
-        "make evaluate TASK=activity", score("activity", "accuracy_windows", least=0.93)),
-    Bar("activity", "12 classes, every sample, macro F1", "-", "activity", "make evaluate TASK=activity",
+    Bar("digits", "English digits, 8 kHz, left-out speakers, streamed", "at least 88 %", "make evaluate TASK=digits",
+        score("digits", "accuracy_streaming", least=0.88)),
+    Bar("commands", "40 Arabic words, 16 kHz, val speakers, streamed: LSTM", "at least 95 %",
+        "make evaluate TASK=commands", words(0.95, "lstm")),
+    Bar("commands", "the same, best causal model", "at least 97.5 %", "make evaluate TASK=commands", words(0.975)),
+    Bar("commands", "in noise at 10 dB", "at most 3 points lost", "make evaluate TASK=commands", in_noise(10, 3.0)),
+    Bar("commands", "in noise at 0 dB", "-", "make evaluate TASK=commands", in_noise(0)),
+    Bar("activity", "windows of 2.56 s, 6 classes, left-out subjects", "at least 93 %", "make evaluate TASK=activity",
+        score("activity", "accuracy_windows", least=0.93)),
+    Bar("activity", "12 classes, every sample, macro F1", "-", "make evaluate TASK=activity",
         score("activity", "macro_f1_samples")),
-    Bar("forecast", "next 24 h of 7 series, ETTh1, mean squared error", "below 0.50", "forecast",
-        "make evaluate TASK=forecast", score("forecast", "mse", most=0.50, percent=False)),
-    Bar("anomaly", "NAB, standard profile", "at least 55", "anomaly", "make evaluate TASK=anomaly",
+    Bar("forecast", "next 24 h of 7 series, ETTh1, mean squared error", "below 0.50", "make evaluate TASK=forecast",
+        score("forecast", "mse", most=0.50, percent=False)),
+    Bar("anomaly", "NAB, standard profile", "at least 55", "make evaluate TASK=anomaly",
         score("anomaly", "nab_standard", least=55.0, percent=False)),
-    Bar("anomaly", "SKAB, F1", "at least 0.75", "anomaly", "make evaluate TASK=anomaly",
+    Bar("anomaly", "SKAB, F1", "at least 0.75", "make evaluate TASK=anomaly",
         score("anomaly", "skab_f1", least=0.75, percent=False)),
-    Bar("moving average", "lahead < tsteps: who converges", "only who carries its state", "moving_average",
-        f"{MEMORY} moving_average", averaging),
-    Bar("adding problem", "T = 200, 400, 600, mean squared error", "LSTM, GRU below 0.01; RNN stays at 0.167", "adding",
+    Bar("moving average", "lahead < tsteps: who converges", "only who carries its state", f"{MEMORY} moving_average",
+        averaging),
+    Bar("adding problem", "T = 200, 400, 600, mean squared error", "LSTM, GRU below 0.01; RNN stays at 0.167",
         f"{MEMORY} adding", adds),
-    Bar("copy memory", "symbols right after 100 frames", "LSTM and GRU above 90 %, RNN not", "copying",
-        f"{MEMORY} copying", copies),
+    Bar("copy memory", "symbols right after 100 frames", "LSTM and GRU above 90 %, RNN not", f"{MEMORY} copying",
+        copies),
 )  # fmt: skip
 """In the order of the issue."""

@@ -28,8 +28,8 @@ a { color: #24598f; text-decoration: none; } a:hover { text-decoration: underlin
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .32rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
-th { border-bottom: 2px solid var(--ink); white-space: nowrap; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { border-bottom: 2px solid var(--ink); vertical-align: bottom; line-height: 1.25; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; }
 .met { color: var(--good); font-weight: 600; } .missed { color: var(--bad); font-weight: 600; }
 .absent { color: var(--bad); background: #fbf3f1; padding: .4rem .7rem; border-left: 3px solid var(--bad); }
 code { font: .86em ui-monospace, Menlo, Consolas, monospace; background: var(--fill); padding: .08em .3em;

@@ -24,7 +24,7 @@ STUDIES = {
 def told(one: dict[str, Any]) -> str:
     """Where figures come from: commit, seed, seconds, day."""
     parts = [f"commit {one.get('commit', 'unknown')}", f"seed {one.get('seed', 'none')}"]
-    if isinstance(one.get("seconds"), int | float):
+    if one.get("seconds"):
         parts.append(f"{one['seconds'] / 60:.1f} minutes of training")
     if "created" in one:
         parts.append(str(one["created"])[:10])
@@ -48,11 +48,14 @@ def tasks(metrics: Metrics) -> Section:
     rows = []
     for bar in BARS:
         try:
-            found, met = bar.found(metrics)
+            found, met, file = bar.found(metrics)
+            command, name = metrics[file].get("command", bar.command), f"{file}.json"
         except (LookupError, ValueError, TypeError):
-            found, met = Html(f'<span class="missed">not measured yet</span>: run <code>{bar.command}</code>'), None
-        rows.append((bar.task, bar.what, bar.wanted, found, verdict(met), Html(f"<code>{bar.command}</code>")))
-    section.parts.append(table(("task", "what", "bar", "measured", "", "made by"), rows))
+            found, met, name = Html('<span class="missed">not measured yet</span>'), None, ""
+            command = Html(f"run <code>{bar.command}</code>")
+        made = command if isinstance(command, Html) else Html(f"<code>{text(command)}</code>")
+        rows.append((bar.task, bar.what, bar.wanted, found, verdict(met), made, name))
+    section.parts.append(table(("task", "what", "bar", "measured", "", "made by", "file"), rows))
     files = [
         (f"{name}.json", told(one), Html(f"<code>{text(one.get('command', ''))}</code>"))
         for name, one in metrics.items()
@@ -91,22 +94,30 @@ def histories(one: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
 
 
 def confusions(metrics: Metrics) -> Section:
-    """Every confusion that is counted, all folds together."""
+    """Every confusion that is counted, all folds of a file together."""
     section = Section("confusion", "Confusion matrices")
     section.parts.append(
         paragraph("Counts on who was left out, streamed; shaded by the share of the row, faint shades lifted.")
     )
     for name in ("digits", "commands", "activity"):
         section.parts.append(heading(name))
-        one = metrics.get(name, {})
-        folds = [fold for fold in one.get("folds", {}).values() if isinstance(fold, dict)]
-        for key in dict.fromkeys(key for fold in folds for key in fold if key.startswith("confusion")):
-            counts = np.sum([np.array(fold[key]) for fold in folds if key in fold], axis=0)
-            caption = f"{name}: {key.replace('_', ' ')}, {len(folds)} fold{'s' * (len(folds) != 1)}"
-            section.parts += [picture(report_plots.confusion(counts, _labels(name, len(counts))), caption), source(one)]
-        if not any(key.startswith("confusion") for fold in folds for key in fold):
+        drawn = 0
+        for file, one in of_task(metrics, name):
+            folds = [fold for fold in one.get("folds", {}).values() if isinstance(fold, dict)]
+            for key in dict.fromkeys(key for fold in folds for key in fold if key.startswith("confusion")):
+                counts = np.sum([np.array(fold[key]) for fold in folds if key in fold], axis=0)
+                caption = f"{file}: {key.replace('_', ' ')}, {len(folds)} fold{'s' * (len(folds) != 1)}"
+                figure = report_plots.confusion(counts, _labels(name, len(counts)))
+                section.parts += [picture(figure, caption), source(one)]
+                drawn += 1
+        if not drawn:
             section.parts.append(absent(f"make evaluate TASK={name}"))
     return section
+
+
+def of_task(metrics: Metrics, task: str) -> list[tuple[str, dict[str, Any]]]:
+    """Evaluations of a task, by file: its own, and those of other runs of it."""
+    return [(k, one) for k, one in metrics.items() if k.split("-")[0] == task and "scores" in one]
 
 
 def _labels(task: str, count: int) -> list[str]:
@@ -122,15 +133,13 @@ def details(metrics: Metrics) -> Section:
     """What the tasks say beyond their bars."""
     section = Section("details", "More of each task")
     for name in ("digits", "commands", "activity", "forecast", "anomaly"):
-        one = metrics.get(name)
-        section.parts.append(heading(name))
-        if one is None:
-            section.parts.append(absent(f"make evaluate TASK={name}"))
-            continue
-        rows = [(key.replace("_", " "), number(value)) for key, value in one.get("scores", {}).items()]
-        section.parts.append(table(("figure", "value"), rows, numbers=(1,)))
-        section.parts += _extras(name, one)
-        section.parts.append(source(one))
+        found = of_task(metrics, name)
+        if not found:
+            section.parts += [heading(name), absent(f"make evaluate TASK={name}")]
+        for file, one in found:
+            rows = [(key.replace("_", " "), number(value)) for key, value in one["scores"].items()]
+            section.parts += [heading(file), table(("figure", "value"), rows, numbers=(1,)), *_extras(name, one)]
+            section.parts.append(source(one))
     return section
 
 
@@ -212,11 +221,11 @@ def variants(metrics: Metrics, file: str, title: str, anchor: str, command: str,
     return section
 
 
-def others(metrics: Metrics, known: Callable[[str], bool]) -> Section:
+def others(metrics: Metrics, known: Callable[[str, dict[str, Any]], bool]) -> Section:
     """Files that no chapter knows: their scores as they are."""
     section = Section("others", "Further figures")
     for name, one in metrics.items():
-        if known(name):
+        if known(name, one):
             continue
         section.parts.append(heading(f"{name}.json"))
         section.parts += [*tables(one), source(one)]
