@@ -17,7 +17,7 @@ TASK ?= digits
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck train evaluate export inspect bench bench-check soak chaos takeover churn flood fuzz redis worker clean
+.PHONY: help setup demo test lint typecheck train evaluate export inspect report bench bench-check soak chaos takeover churn flood fuzz redis worker clean
 
 help: ## show this list
 	@echo "make TARGET, one of:"
@@ -52,6 +52,9 @@ inspect: $(VENV)/.everything ## draw what a bundle's model remembers of FILE (BU
 	@$(BIN)/python -m training.inspect $(if $(FILE),"$(FILE)",$(error say which recording: make inspect FILE=me.wav)) \
 	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(CHUNK_MS),--chunk-ms $(CHUNK_MS)) $(if $(UNITS),--units $(UNITS)) \
 	    $(if $(OUT),-o "$(OUT)")
+
+report: $(VENV)/.everything ## runs/report.html: all figures and pictures on one page, a minute (long ones from training/metrics)
+	OMP_NUM_THREADS=1 $(BIN)/python -m training.report
 
 bench: $(VENV)/.bench ## all contenders side by side, six minutes; JSON and plots to runs/bench (BENCH="--quick")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench $(BENCH)

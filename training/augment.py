@@ -26,6 +26,28 @@ def stretch(x: Samples, rate: float) -> Samples:
     return np.asarray(librosa.effects.time_stretch(x, rate=rate, n_fft=256, hop_length=64), np.float32)
 
 
+def overlapped(x: Samples, rate: float, window: int = 512, search: int = 160) -> Samples:
+    """`[N]` to `[N / rate]`: faster at the same pitch, windows laid where they fit best (WSOLA, Verhelst and Roelands
+    1993). A hundredth of `stretch`'s work."""
+    hop = window // 2
+    shape = np.hanning(window + 1)[:window].astype(np.float32)
+    padded = np.pad(x, (hop, window + search + hop))
+    count = max(1, round(x.size / rate / hop) + 1)
+    y, at = np.zeros(count * hop + window, np.float32), 0
+    for n in range(count):
+        ideal = min(round(n * hop * rate), padded.size - window - search)
+        if n:
+            low = max(0, ideal - search)
+            goal = padded[at + hop : at + hop + window]  # what would go on smoothly from the window before
+            heard = padded[low : ideal + search + window]
+            energy = np.cumsum(np.concatenate([[0.0], np.square(heard, dtype=np.float64)]))
+            fit = np.correlate(heard, goal, "valid") / np.sqrt(energy[window:] - energy[:-window] + 1e-9)
+            at = low + int(fit.argmax())
+        y[n * hop : n * hop + window] += shape * padded[at : at + window]
+        at = min(at, padded.size - window - hop)
+    return y[hop : hop + max(1, round(x.size / rate))]
+
+
 def decibels(value: float) -> float:
     """A level in dB as a factor on the samples."""
     return float(10.0 ** (value / 20.0))

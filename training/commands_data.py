@@ -31,7 +31,7 @@ WORDS = (
 )
 LABELS = (*WORDS, BACKGROUND)
 NOTHING = len(WORDS)
-PACES = (0.8, 0.87, 0.93, 1.0, 1.08, 1.16, 1.26)
+PACES = (0.85, 0.92, 1.0, 1.08, 1.18)
 _MARGIN_S = (0.06, 0.1)  # kept before and after the loud part: where a word fades in and out
 
 
@@ -71,6 +71,20 @@ def noises(part: str) -> tuple[Samples, ...]:
     return tuple(x[: x.size * 2 // 3] if part == "train" else x[x.size * 2 // 3 :] for x in whole)
 
 
+@cache
+def foreign(part: str, takes: int = 8) -> tuple[Samples, ...]:
+    """English digits, words that are no command: three speakers for `train`, one for `test`; () without the corpus."""
+    if not (data.folder() / "fsdd").is_dir():
+        return ()
+    speakers = data.SPEAKERS[:3] if part == "train" else data.SPEAKERS[3:]
+    files = [f for s in speakers for n in range(10) for f in _digit(s, n)[:takes]]
+    return tuple(data.read(file, RATE_HZ) for file in files)
+
+
+def _digit(speaker: str, digit: int) -> list[Path]:
+    return sorted((data.corpus("fsdd") / speaker).glob(f"{digit}_*.flac"))
+
+
 def _noise_folder() -> Path:
     return data.corpus("noise")
 
@@ -105,14 +119,14 @@ class Composer:
     microphone and another throat every time.
     """
 
-    def __init__(self, spoken: tuple[Clip, ...], recipe: Commands) -> None:
-        self.recipe = recipe
+    def __init__(self, spoken: tuple[Clip, ...], recipe: Commands, foreign: tuple[Samples, ...] = ()) -> None:
+        self.recipe, self._foreign = recipe, foreign
         self.frontend = PowerSpectrum(recipe.window_samples, recipe.hop_samples)
         self.samples = recipe.stream_frames * recipe.hop_samples
         self._by_speaker: dict[str, list[Clip]] = {}
         for clip in spoken:
             self._by_speaker.setdefault(clip.speaker, []).append(clip)
-        self._paced: dict[tuple[int, float], Samples] = {}
+        self._paced: dict[tuple[int, float, float], Samples] = {}
         self._composed: tuple[int, Composed] | None = None
         rng = np.random.default_rng(recipe.seed)
         coloured = tuple(augment.coloured(rng, 30 * RATE_HZ, exponent) for exponent in (0.0, 0.5, 1.0, 1.5, 2.0))
@@ -153,18 +167,24 @@ class Composer:
         at = int(rng.uniform(0.0, recipe.lead_s) * RATE_HZ)
         gain_db, spans = rng.normal(0.0, 8.0), []
         pace = float(rng.choice(PACES))
-        while True:
+        rate = float(rng.choice(recipe.rates)) if rng.random() < recipe.stretched else 1.0
+        silent = rng.random() < recipe.silent
+        while not silent:
             clip = own[int(rng.integers(len(own)))]
-            part, label = self._spoken(clip, pace), clip.label
-            if rng.random() < recipe.spliced:
-                other = self._spoken(own[int(rng.integers(len(own)))], pace)
+            part, label = self._spoken(clip, pace, rate), clip.label
+            if self._foreign and rng.random() < recipe.foreign:
+                other = self._foreign[int(rng.integers(len(self._foreign)))]
+                part = other * np.float32(_rms(part) / max(_rms(other), 1e-6))
+                label = NOTHING
+            elif rng.random() < recipe.spliced:
+                other = self._spoken(own[int(rng.integers(len(own)))], pace, rate)
                 share = rng.uniform(0.35, 0.65)
                 part = np.concatenate([part[: int(share * part.size)], other[int(share * other.size) :]])
                 label = NOTHING
             if at + part.size > x.size:
                 break
             x[at : at + part.size] += part * np.float32(augment.decibels(gain_db + rng.normal(0.0, 1.5)))
-            before, after = (int(s * RATE_HZ / pace) for s in _MARGIN_S)
+            before, after = (int(s * RATE_HZ / pace / rate) for s in _MARGIN_S)
             spans.append((label, at + before, at + max(before + 1, part.size - after)))
             at += part.size + int(rng.exponential(recipe.gap_s) * RATE_HZ)
         if rng.random() < recipe.reverberant:
@@ -173,19 +193,28 @@ class Composer:
         end = spans[-1][2] + int(rng.uniform(0.02, 0.3) * RATE_HZ) if spans else x.size
         cut = min(end, x.size) if rng.random() < recipe.ending else x.size
         if rng.random() < recipe.noisy:
-            loudness = float(np.sqrt(np.mean(np.square(x)))) if spans else augment.decibels(gain_db - 25.0)
+            loudness = _rms(x) if spans else augment.decibels(gain_db - 25.0)
             noise = augment.excerpt(rng, self._noises[int(rng.integers(len(self._noises)))], x.size)
             x += noise * np.float32(loudness * augment.decibels(-rng.uniform(recipe.snr_low_db, recipe.snr_high_db)))
         x[cut:] = 0.0
         np.clip(x, -1.0, 1.0, out=x)
         return spans
 
-    def _spoken(self, clip: Clip, pace: float) -> Samples:
-        """The clip's word at a pace, kept: a run draws it many times."""
-        key = (id(clip), pace)
+    def _spoken(self, clip: Clip, pace: float, rate: float = 1.0) -> Samples:
+        """The clip's word, its tape faster by `pace`, its speaker by `rate` (the same pitch); kept: a run draws it many
+        times."""
+        key = (id(clip), pace, rate)
         if key not in self._paced:
-            self._paced[key] = clip.word if pace == 1.0 else augment.speed(clip.word, pace, RATE_HZ)
+            if pace != 1.0:
+                x = augment.speed(self._spoken(clip, 1.0, rate), pace, RATE_HZ)
+            else:
+                x = clip.word if rate == 1.0 else augment.overlapped(clip.word, rate)
+            self._paced[key] = x
         return self._paced[key]
+
+
+def _rms(x: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
 
 
 def _mark(

@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ from pipeline.offline import run
 from training import data, runs
 from training.graph import graph, with_manifest
 from training.models.net import Net
-from training.task import Task
+from training.task import Task, find
 
 TOLERANCE = 1e-5
 """Between torch and ONNX, of the largest score or of 1, whichever is more."""
@@ -40,14 +41,23 @@ class Refused(Exception):
 
 def write(net: Net, told: Manifest, path: Path, max_bytes: int = 1_000_000) -> Bundle:
     """Prove and write: the file appears only when all checks have passed. Raises Refused."""
-    made = with_manifest(graph(net), told)
+    return _write(with_manifest(graph(net), told), path, max_bytes, lambda bundle: prove(net, bundle))
+
+
+def write_untrained(task: Task[Any], name: str, bundle: str, path: Path, scores: dict[str, float]) -> Bundle:
+    """The same for one of the bundles of a task that trains none: there is no torch to agree with."""
+    model, told = task.untrained(bundle, provenance(task, name, scores, task.note))
+    return _write(with_manifest(model, told), path, task.max_bytes, prove_streaming)
+
+
+def _write(made: bytes, path: Path, max_bytes: int, check: Callable[[Bundle], object]) -> Bundle:
     if len(made) > max_bytes:
         raise Refused(f"{len(made)} bytes, at most {max_bytes}: fewer hidden units, fewer layers")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         trial = Path(folder) / path.name
         trial.write_bytes(made)
-        prove(net, load(trial))
+        check(load(trial))
         os.replace(trial, path)
     return load(path)
 
@@ -74,8 +84,8 @@ def trial_signal(told: Manifest, seconds: float = 8.0, seed: int = 5) -> NDArray
     return np.asarray(x * 32767 if told.input.sample_type == "int16" else x, told.input.sample_type)[:, None]
 
 
-def prove(net: Net, bundle: Bundle, tolerance: float = TOLERANCE) -> float:
-    """The largest difference between torch and ONNX in any score; raises Refused beyond the tolerance."""
+def prove_streaming(bundle: Bundle) -> NDArray[np.float32]:
+    """Scores `[T, C]` of the trial signal; raises Refused where chunks of it yield other bytes."""
     samples = trial_signal(bundle.manifest)
     scores = run(bundle, samples).scores
     rng = np.random.default_rng(1)
@@ -84,6 +94,12 @@ def prove(net: Net, bundle: Bundle, tolerance: float = TOLERANCE) -> float:
         streamed = run(bundle, samples, chunk_samples=chunk_samples)
         if streamed.scores.tobytes() != scores.tobytes():
             raise Refused(f"ONNX in chunks of {chunk_samples} samples is not byte for byte ONNX on the whole signal")
+    return scores
+
+
+def prove(net: Net, bundle: Bundle, tolerance: float = TOLERANCE) -> float:
+    """The largest difference between torch and ONNX in any score; raises Refused beyond the tolerance."""
+    samples, scores = trial_signal(bundle.manifest), prove_streaming(bundle)
     torch_says = by_torch(net, bundle, samples)[: len(scores)]
     if len(torch_says) != len(scores):
         raise Refused(f"torch has scores of {len(torch_says)} frames, ONNX of {len(scores)}")
@@ -109,16 +125,28 @@ def by_torch(net: Net, bundle: Bundle, samples: NDArray[Any]) -> NDArray[np.floa
 
 def told_of(task: Task[Any], name: str, scores: dict[str, float] | None = None, note: str = "") -> Manifest:
     """The manifest of a task's bundle, made now from this commit."""
-    return task.manifest(
-        Provenance(
-            recipe=f"training/recipes/{name}.py",
-            commit=runs.commit(),
-            data_sha256=task.data_sha256(),
-            created=datetime.datetime.now(datetime.UTC).date().isoformat(),
-            scores=scores or {},
-            note=note,
-        )
+    return task.manifest(provenance(task, name, scores or {}, note))
+
+
+def provenance(task: Task[Any], name: str, scores: dict[str, float], note: str = "") -> Provenance:
+    """Of a bundle that is made now from this commit."""
+    return Provenance(
+        recipe=f"training/recipes/{name}.py",
+        commit=runs.commit(),
+        data_sha256=task.data_sha256(),
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        scores=scores,
+        note=note,
     )
+
+
+def export_untrained(task: Task[Any], name: str, folder: Path, measured: Path) -> None:
+    """All bundles of a task that trains none, each named as itself."""
+    report = json.loads(measured.read_text())["folds"] if measured.is_file() else {}
+    for bundle in task.bundles:
+        scores = report.get(bundle, {}).get("scores", {})
+        made = write_untrained(task, name, bundle, folder / f"{bundle}.onnx", scores)
+        print(f"{folder / bundle}.onnx: {made.size_bytes} bytes; streamed as whole, byte for byte")
 
 
 def main(
@@ -135,6 +163,9 @@ def main(
     output = output or data.ROOT / "pipeline" / "bundles" / f"{task}.onnx"
     measured = metrics or folder / "evaluation.json"
     try:
+        if (module := find(task)).task(module.RECIPE).bundles:
+            export_untrained(module.task(module.RECIPE), task, output.parent, measured)
+            return
         made, net = runs.read_weights(task, folder / "weights.pt")
         scores = json.loads(measured.read_text())["scores"] if measured.is_file() else {}
         bundle = write(net, told_of(made, task, scores, made.note), output, made.max_bytes)

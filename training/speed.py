@@ -2,6 +2,7 @@
 
     python -m training.speed pipeline/bundles/digits.onnx pipeline/bundles/commands.onnx
     python -m training.speed pipeline/bundles/*.onnx --json
+    python -m training.speed --cells          every architecture, untrained: 2 x 128 units, 40 mel bands, 100 frames/s
 
 Streams send chunks of 100 ms at their own pace; 64 of them share a step. A core's seconds are counted as the process's
 CPU time, so that neighbours on the machine disturb little; the median of many rounds is told.
@@ -19,7 +20,11 @@ import numpy as np
 import typer
 
 from pipeline.batcher import Batcher
-from pipeline.bundle import Bundle, load
+from pipeline.bundle import Bundle, from_bytes, load
+from pipeline.manifest import InputSpec, Manifest, PowerFrontend, Provenance, ScoresHead
+from training import augment
+from training.graph import graph, model_spec, with_manifest
+from training.models import CELLS, LogMel, Net, encoder
 
 STREAMS = 64
 CHUNK_S = 0.1
@@ -66,20 +71,46 @@ def speed(bundle: Bundle, streams: int = STREAMS, chunk_s: float = CHUNK_S, seco
     }
 
 
+def untrained(cell: str, layers: int = 2, hidden: int = 128, classes: int = 41) -> Bundle:
+    """A net of an architecture on log-mel frames of 16 kHz, every 10 ms, its weights as training begins with them.
+
+    Raises ConfigError: no such architecture.
+    """
+    front = LogMel(augment.filterbank(16_000, 400, 40))
+    net = Net(front, encoder(cell, front.outputs, layers, hidden), classes).eval()
+    manifest = Manifest(
+        task=cell,
+        labels=tuple(str(n) for n in range(classes)),
+        licence="none: nothing was learnt",
+        provenance=Provenance(recipe="training/speed.py", commit="", data_sha256="", created=""),
+        input=InputSpec(sample_rate_hz=16_000),
+        frontend=PowerFrontend(window_samples=400, hop_samples=160),
+        model=model_spec(net),
+        head=ScoresHead(),
+    )
+    return from_bytes(with_manifest(graph(net), manifest), cell)
+
+
 def main(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles, side by side.")],
+    bundles: Annotated[list[Path] | None, typer.Argument(help="Bundles, side by side.")] = None,
+    cells: Annotated[bool, typer.Option("--cells", help="Every architecture, untrained, at one size.")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="CPU time for each.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="One list of records, for machines.")] = False,
 ) -> None:
     """Live streams a core of each bundle."""
-    found = [speed(load(path), seconds=seconds) for path in bundles]
+    opened = [load(path) for path in bundles or []] + [untrained(cell) for cell in CELLS if cells]
+    if not opened:
+        raise typer.BadParameter("give bundles, or --cells")
+    found = [speed(bundle, seconds=seconds) for bundle in opened]
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    typer.echo(f"{'bundle':24} {'us a chunk':>10} {'streams a core':>14} {'state bytes':>11} {'latency ms':>10}")
+    sizes = f"{'state bytes':>11} {'file bytes':>10}"
+    typer.echo(f"{'bundle':16} {'us a chunk':>10} {'streams a core':>14} {sizes} {'latency ms':>10}")
     for row in found:
         cost = f"{row['us_a_chunk']:10.1f} {row['live_streams_a_core']:14}"
-        typer.echo(f"{row['bundle']:24} {cost} {row['model_state_bytes']:11} {row['latency_ms']:10.0f}")
+        sizes = f"{row['model_state_bytes']:11} {row['file_bytes']:10}"
+        typer.echo(f"{row['bundle']:16} {cost} {sizes} {row['latency_ms']:10.0f}")
 
 
 if __name__ == "__main__":

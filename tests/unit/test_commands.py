@@ -16,7 +16,7 @@ from training.commands_data import LABELS, NOTHING, RATE_HZ, WORDS, Clip, Compos
 from training.recipes.commands import RECIPE, hidden, pooled_loss, task  # noqa: E402
 from training.train import chosen  # noqa: E402
 
-SMALL = dataclasses.replace(RECIPE, streams=3, stream_frames=60, noisy=0.0, reuse=2)
+SMALL = dataclasses.replace(RECIPE, streams=3, stream_frames=60, noisy=0.0, stretched=0.0, reuse=2)
 
 
 def word(label: int, speaker: str = "a") -> Clip:
@@ -86,6 +86,19 @@ def test_a_signal_heard_again_has_other_colours_and_the_same_words(composer):
     assert (first.label != NOTHING).any()
 
 
+def test_what_is_no_command_is_background(monkeypatch):
+    monkeypatch.setattr(commands_data, "noises", lambda _: ())
+    english = (np.full(6000, 0.1, np.float32),)
+    foreign = dataclasses.replace(SMALL, foreign=1.0)
+    heard = Composer((word(1),), foreign, english).batch(0, True)
+    assert (heard.label == NOTHING).all()
+    assert heard.sure.all()
+    assert heard.power.max() > 0
+    silent = Composer((word(1),), dataclasses.replace(SMALL, silent=1.0, noisy=1.0)).batch(0, True)
+    assert (silent.label == NOTHING).all()
+    assert silent.power.max() > 0
+
+
 def test_labels_are_the_corpus_in_order():
     assert len(WORDS) == 40
     assert LABELS[-1] == "background"
@@ -150,5 +163,5 @@ def test_a_speaker_who_is_left_out_is_judged_and_not_learnt_from():
 
 def test_an_architecture_that_is_asked_for_gets_its_size_and_what_is_set_besides():
     made = chosen("commands", {"cell": "crnn", "hidden": "48"}).recipe
-    assert (made.cell, made.hidden, made.options["stride"]) == ("crnn", 48, 2)
+    assert (made.cell, made.hidden, made.options["taps"]) == ("crnn", 48, (3, 3))
     assert chosen("commands", {}).recipe == RECIPE

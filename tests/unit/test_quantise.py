@@ -126,4 +126,7 @@ def test_the_speed_command(tmp_path: Path) -> None:
     path.write_bytes(zoo.sensor())
     done = CliRunner().invoke(app, [str(path), str(path), "--seconds", "0.1", "--json"])
     assert [row["bundle"] for row in json.loads(done.stdout)] == ["a", "a"]
-    assert "streams a core" in CliRunner().invoke(app, [str(path), "--seconds", "0.1"]).stdout
+    plain = CliRunner().invoke(app, ["--cells", "--seconds", "0.1"]).stdout.splitlines()
+    assert "streams a core" in plain[0]
+    assert [line.split()[0] for line in plain[1:]] == list(nets.OPTIONS)
+    assert CliRunner().invoke(app, []).exit_code != 0

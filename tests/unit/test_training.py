@@ -264,6 +264,19 @@ def test_retouching_moves_one_voices_spectrum_to_anothers():
     np.testing.assert_allclose(augment.retouch(flat, np.zeros(129, np.float32)), flat, atol=1e-5)
 
 
+@pytest.mark.parametrize("rate", [0.8, 1.0, 1.4])
+def test_words_said_faster_keep_their_pitch(rate):
+    t = np.arange(8000) / 16_000
+    x = (np.sin(2 * np.pi * 440 * t) * np.hanning(8000)).astype(np.float32)
+    y = augment.overlapped(x, rate)
+    assert y.size == round(x.size / rate)
+    peak_hz = np.abs(np.fft.rfft(y * np.hanning(y.size))).argmax() * 16_000 / y.size
+    assert peak_hz == pytest.approx(440, abs=16_000 / y.size)
+    assert np.abs(y).max() == pytest.approx(1.0, abs=0.1)
+    if rate == 1.0:
+        np.testing.assert_allclose(y, x, atol=0.02)
+
+
 def test_trimming_keeps_what_is_loud():
     x = np.concatenate([np.full(800, 1e-4), np.full(1600, 0.5), np.full(800, 1e-4)]).astype(np.float32)
     np.testing.assert_array_equal(augment.trimmed(x, 30.0), x[800:2400])

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import InputSpec, Manifest, PowerFrontend, Provenance
 from training import augment, data, keywords
 from training import commands_scenes as scenes
-from training.commands_data import LABELS, NOTHING, RATE_HZ, WORDS, Composer, clips
+from training.commands_data import LABELS, NOTHING, RATE_HZ, WORDS, Composer, clips, foreign
 from training.graph import model_spec
 from training.keywords import Head
 from training.losses import mean
@@ -44,6 +44,8 @@ class Commands(Recipe):
     """Fields beyond `Recipe`'s: samples to frames; the composed streams, probabilities of a stream and of a word.
 
     speakers: only the first so many of each split, for tests; 0: all. reuse: times a composed signal is heard.
+    silent: of the streams, without a word. foreign, spliced: of the words, English ones and such as are two halves.
+    stretched: of the streams, spoken faster or slower by one of `rates` at the same pitch.
     decide_from: from this part of a word on, it alone is right, until decide_after_frames after its end; then for
     fade_frames background is right as well. pooled: the weight of the loss of a word's pooled probabilities.
     """
@@ -60,11 +62,15 @@ class Commands(Recipe):
     fresh: float = 0.7
     lead_s: float = 0.4
     gap_s: float = 0.2
+    silent: float = 0.06
+    foreign: float = 0.06
     spliced: float = 0.06
+    stretched: float = 0.5
+    rates: tuple[float, ...] = (0.8, 1.2, 1.4)
     reverberant: float = 0.1
-    noisy: float = 0.6
-    snr_low_db: float = 0.0
-    snr_high_db: float = 45.0
+    noisy: float = 0.7
+    snr_low_db: float = -3.0
+    snr_high_db: float = 30.0
     ending: float = 0.5
     equalised: float = 0.7
     warp: float = 0.14
@@ -95,10 +101,9 @@ RECIPE = Commands(
 SIZES = {
     "crnn": {
         "layers": "1",
-        "hidden": "192",
-        "options.stride": "2",
-        "options.channels": "32,64",
-        "options.taps": "6,3",
+        "hidden": "160",
+        "options.channels": "24,48",
+        "options.taps": "3,3",
     }
 }
 TINY = {
@@ -108,6 +113,8 @@ TINY = {
     "speakers": "1",
     "streams": "8",
     "stream_frames": "64",
+    "stretched": "0",
+    "foreign": "0",
     "passes": "3",
     "batches": "8",
     "average": "0.5",
@@ -133,7 +140,7 @@ class CommandsTask(Task[Commands]):
             learnt = tuple(
                 clip for clip in clips("train", self.recipe.speakers) if clip.speaker != self.recipe.leave_out
             )
-            self._composer = Composer(learnt, self.recipe)
+            self._composer = Composer(learnt, self.recipe, foreign("train") if self.recipe.foreign else ())
         return self._composer
 
     def build(self) -> Net:

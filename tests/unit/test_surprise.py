@@ -1,0 +1,133 @@
+"""The anomaly graph against its own description in plain float64, frame by frame; and what it says of real series."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install -e '.[training]')")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -e '.[training]')")
+
+from pipeline import load  # noqa: E402
+from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.model import open_runtime  # noqa: E402
+from pipeline.offline import run  # noqa: E402
+from tests.harness import DATA  # noqa: E402
+from training import anomaly_score, nab, skab  # noqa: E402
+from training.recipes.anomaly import RECIPE  # noqa: E402
+from training.surprise import LARGEST, WIDTH, Surprise, graph  # noqa: E402
+
+SPECS = {
+    "one": Surprise(1, fast=(1, 3), slow=(10, 40), season=12, memory=60, start=5, quiet=6),
+    "plain": Surprise(2, fast=(4,), slow=(25,), memory=30, start=3),
+    "learns at first": Surprise(3, fast=(2, 5), slow=(200, 200), memory=200, start=10, learn=60),
+}
+
+
+def described(x: np.ndarray, spec: Surprise) -> np.ndarray:
+    """`[T]` of `[T, C]`: the docstring of `training.surprise`, one number at a time."""
+    rows, channels = x.shape
+    told, surprises = [], []
+    fast, slow = np.zeros((2, len(spec.fast), channels))
+    reach = np.zeros((spec.features, 2, channels))  # running means of the 8th powers, up and down
+    for t in range(rows):
+        n, ratios = t + 1, []
+        learns = not spec.learn or n <= spec.learn
+        for k, (a, b) in enumerate(spec.pairs):
+            fast[k] += (x[t] - fast[k]) / min(n, a)
+            if learns:
+                slow[k] += (x[t] - slow[k]) / min(n, b)
+        features = [(fast[k] - slow[k], n, spec.start) for k in range(len(spec.fast))]
+        if spec.season:
+            away = x[t] - x[t - spec.season] if t >= spec.season else np.zeros(channels)
+            features.append((away, n - spec.season, 2 * spec.season))
+        for k, (e, age, start) in enumerate(features):
+            for c in range(channels):
+                up, down = WIDTH * reach[k, 0, c] ** (1 / 8), WIDTH * reach[k, 1, c] ** (1 / 8)
+                out = abs(2 * e[c] - (up - down))
+                ratio = min(out / (up + down), LARGEST) if up + down > 0 else LARGEST * (out > 0)
+                ratios.append(ratio if n > start else 0.0)
+                if learns and age >= 1:
+                    for side, value in enumerate((max(e[c], 0.0), max(-e[c], 0.0))):
+                        reach[k, side, c] += (value**8 - reach[k, side, c]) / min(age, spec.memory)
+        r = sum(ratio**8 for ratio in ratios) ** (1 / 8)
+        surprises.append(r / (1 + r))
+        before = max(surprises[max(0, t - spec.quiet) : t], default=0.0)
+        told.append(surprises[t] if not spec.quiet or surprises[t] > before else 0.0)
+    return np.array(told)
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_the_graph_does_what_is_described(name: str, offset: float) -> None:
+    spec, rng = SPECS[name], np.random.default_rng(3)
+    t = np.arange(160)[:, None]
+    x = offset + np.sin(t / 2) + 0.3 * rng.standard_normal((160, spec.channels)) + 3.0 * (t > 110)
+    x[90] += 8.0
+    x = x.astype(np.float32)
+    runtime = open_runtime(graph(spec).SerializeToString(), name)
+    state = {s.name: np.zeros(s.shape, np.float32) for s in spec.states}
+    y = runtime.run(["y"], {"x": x[None], **state})[0][0, :, 0]
+    expected = described(x.astype(np.float64), spec)
+    np.testing.assert_allclose(y, expected, atol=2e-4)
+    assert y[90] > 0.7
+    assert (y > 0).any()
+
+
+def test_a_series_that_never_moved_is_surprised_as_much_as_can_be() -> None:
+    flat = np.full((700, 1), 45.0, np.float32)
+    flat[650] = 46.0
+    scores = run(load("anomaly"), flat).scores[:, 0]
+    assert not scores[:650].any()
+    assert scores[650] > 0.99
+    assert not scores[651:698].any()  # told once
+
+
+def test_units_do_not_matter() -> None:
+    """Scaled by a power of two: the same bytes."""
+    x = np.random.default_rng(0).standard_normal((800, 1)).astype(np.float32)
+    one, other = (run(load("anomaly"), x * np.float32(scale)).scores for scale in (1.0, 2.0**30))
+    assert one.tobytes() == other.tobytes()
+
+
+def test_lengths_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="each slow one longer"):
+        Surprise(1, fast=(4, 16), slow=(64, 16))
+    with pytest.raises(ConfigError, match="at least 1"):
+        Surprise(1, fast=(0,), slow=(64,))
+
+
+def test_the_shipped_bundles_are_those_of_the_recipe() -> None:
+    for name, spec, alarm in (
+        ("anomaly", RECIPE.one, RECIPE.one_alarm),
+        ("anomaly8", RECIPE.eight, RECIPE.eight_alarm),
+    ):
+        manifest = load(name).manifest
+        assert [(s.input, s.shape) for s in manifest.model.states] == [(s.name, s.shape) for s in spec.states]
+        assert (manifest.head.threshold, manifest.head.rise) == (alarm.threshold, alarm.rise)
+
+
+def corpus(name: str):
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no corpus at {DATA / name} (set STATEBELT_DATA)")
+    return DATA / name
+
+
+def test_nab_of_some_groups() -> None:
+    """Two of the five groups, 20 windows of 53; all of them are in training/metrics."""
+    series = [one for one in nab.read(corpus("nab")) if one.group in ("realAdExchange", "artificialWithAnomaly")]
+    scores = {one.name: run(load("anomaly"), one.values).scores[:, 0].astype(float) for one in series}
+    assert nab.score(series, scores).score > 65
+
+
+def test_skab_of_some_files() -> None:
+    files, free = skab.read(corpus("skab"))
+    some = [one for one in files if one.name in ("valve1/0.csv", "valve1/6.csv", "valve2/0.csv", "other/9.csv")]
+    assert (len(files), len(some), free.shape[1]) == (34, 4, 8)
+    found = {}
+    for one in some:
+        whole, same = anomaly_score.both(load("anomaly8"), one.values, 50)
+        assert same
+        found[one.name] = anomaly_score.marks(whole.events, len(one.values), 1.0)
+        assert not found[one.name][: skab.NORMAL_ROWS].any()
+    assert skab.f1({one.name: one.anomaly for one in some}, found).f1 > 0.75
