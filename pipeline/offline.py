@@ -11,9 +11,8 @@ from pipeline.bundle import Bundle
 from pipeline.component import Array
 from pipeline.errors import ConfigError
 
-
 _MAX_BLOCKS = 4096
-"""In one model step: what a step needs while it runs grows with them (attention: 64 KB a frame), and hours have many."""
+"""In one model step: what a step needs while it runs grows with them (attention: 64 KB a frame), and hours are long."""
 
 
 @dataclass(frozen=True)
