@@ -11,6 +11,9 @@ from pipeline.bundle import Bundle
 from pipeline.component import Array
 from pipeline.errors import ConfigError
 
+_MAX_BLOCKS = 4096
+"""In one model step: what a step needs while it runs grows with them (attention: 64 KB a frame), and hours are long."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -28,7 +31,7 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None, giv
 
     Args:
         samples: `[N]` or `[N, channels]`, of the bundle's sample type and rate.
-        chunk_samples: feed it in chunks of this many samples; None feeds it whole, in one model step.
+        chunk_samples: feed it in chunks of this many samples; None feeds it whole.
         given: what a producer gives the stream before its first samples (the manifest's `given`), flattened.
     Raises:
         ConfigError: another sample type or number of channels, values that are not finite; what is given does not fit.
@@ -50,7 +53,7 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None, giv
         raise ConfigError("the samples hold NaN or infinity; repair the recording first")
     if chunk_samples is not None and chunk_samples < 1:
         raise ConfigError(f"chunks of {chunk_samples} samples; give at least 1")
-    batcher = Batcher(bundle, max_blocks=None, keep_scores=True)
+    batcher = Batcher(bundle, max_blocks=_MAX_BLOCKS, keep_scores=True)
     rows = np.array([batcher.layout.blank])
     if given is not None:
         values = np.asarray(given, np.float32).reshape(-1)

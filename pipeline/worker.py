@@ -245,7 +245,8 @@ class Worker:
         ran_s = time.monotonic() - began_s
         for owned in work:
             self._note_corrupt(owned)
-        self._commit([(owned, owned.task.effects(self._belt)) for owned in work])
+        made = tasks.effects([owned.task for owned in work], self._belt)
+        self._commit(list(zip(work, made, strict=True)))
         return ran_s
 
     def _replay(self, late: list[Owned], count: int) -> None:

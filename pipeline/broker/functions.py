@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import redis
 import redis.asyncio
 
-from pipeline.broker.connection import translate, translated
+from pipeline.broker.connection import round_trip, translate, translated
 from pipeline.errors import ConfigError
 
 Value = str | bytes | int
@@ -105,12 +105,7 @@ def call_many(client: redis.Redis, calls: Sequence[Call], then: Sequence[Value] 
 
 
 def _round_trip(client: redis.Redis, calls: Sequence[Call], then: Sequence[Value]) -> list[Any]:
-    with client.pipeline(transaction=False) as pipe:
-        for call in calls:
-            pipe.execute_command(*_command(call))  # type: ignore[no-untyped-call]
-        if then:
-            pipe.execute_command(*then)  # type: ignore[no-untyped-call]
-        return list(pipe.execute(raise_on_error=False))
+    return round_trip(client, [*map(_command, calls), *([then] if then else [])])
 
 
 def call(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Any:

@@ -130,17 +130,16 @@ class ShortRows:
     tombstones_only: bool
 
     def __call__(self) -> None:
-        def make(effects: Callable[..., Any]) -> Callable[..., Any]:
-            def short(task: Any, belt: Any) -> Any:
-                found = effects(task, belt)
+        def make(rows_of: Callable[..., Any]) -> Callable[..., Any]:
+            def short(streams: Any, belt: Any, policy: Any) -> Any:
+                found = rows_of(streams, belt, policy)
                 whole = belt.layout.row_bytes
-                spared = [self.tombstones_only and len(row) == whole for _, row, _ in found.rows]
-                rows = [(s, row, ttl if keep else 1) for (s, row, ttl), keep in zip(found.rows, spared, strict=True)]
-                return replace(found, rows=rows)
+                spared = [self.tombstones_only and len(row) == whole for _, row, _ in found]
+                return [(s, row, ttl if keep else 1) for (s, row, ttl), keep in zip(found, spared, strict=True)]
 
             return short
 
-        child.replace("pipeline.task:Task.effects", make)
+        child.replace("pipeline.task:_rows", make)
 
 
 def rows_outlive_the_lease() -> None:
