@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 History = list[dict[str, float]]
 
@@ -40,6 +41,9 @@ def curves(histories: Mapping[str, History]) -> Figure:
     positive = [row[k] for h in histories.values() for row in h for k in ("train_loss", "loss") if row.get(k, 0) > 0]
     if positive and max(positive) > 30 * min(positive):
         axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[0].set(xlabel="passes", ylabel="loss: thin learnt from, thick validation")
     if len(histories) > 1:
         axes[0].legend(frameon=False, fontsize=7)

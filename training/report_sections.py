@@ -53,9 +53,9 @@ def tasks(metrics: Metrics) -> Section:
         except (LookupError, ValueError, TypeError):
             found, met, name = Html('<span class="missed">not measured yet</span>'), None, ""
             command = Html(f"run <code>{bar.command}</code>")
-        made = command if isinstance(command, Html) else Html(f"<code>{text(command)}</code>")
-        rows.append((bar.task, bar.what, bar.wanted, found, verdict(met), made, name))
-    section.parts.append(table(("task", "what", "bar", "measured", "", "made by", "file"), rows))
+        made = command if isinstance(command, Html) else Html(f"<code>{text(command)}</code><br>{name}")
+        rows.append((bar.task, bar.what, bar.wanted, found, verdict(met), made))
+    section.parts.append(table(("task", "what", "bar", "measured", "", "made by"), rows))
     files = [
         (f"{name}.json", told(one), Html(f"<code>{text(one.get('command', ''))}</code>"))
         for name, one in metrics.items()
@@ -73,10 +73,16 @@ def learning(metrics: Metrics) -> Section:
         found = {key: one for key, one in metrics.items() if key.split("-")[0] == name and histories(one)}
         for key, one in found.items():
             if "variants" not in one:
-                section.parts += [picture(report_plots.curves(histories(one)), f"{key}.json"), source(one)]
+                section.parts += [picture(report_plots.curves(histories(one)), f"{key}.json"), trained_by(one)]
         if not any("variants" not in one for one in found.values()):
             section.parts.append(absent(f"make train evaluate TASK={name}"))
     return section
+
+
+def trained_by(one: dict[str, Any]) -> str:
+    """The command that trained what a file evaluates; of several folds, the first one's."""
+    runs = [fold["training"] for fold in one.get("folds", {}).values() if isinstance(fold, dict) and "training" in fold]
+    return source(runs[0]) if runs else source(one)
 
 
 def histories(one: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
