@@ -41,7 +41,13 @@ def chosen(units: str, hidden: int) -> list[int]:
 
 
 def view(
-    file: Path, bundle: str, chunk_ms: float = 100.0, layer: int = -1, units: str = "", count: int = 8
+    file: Path,
+    bundle: str,
+    chunk_ms: float = 100.0,
+    layer: int = -1,
+    units: str = "",
+    count: int = 8,
+    columns: str = "",
 ) -> tuple[View, float]:
     """(what `draw` draws, the largest difference between onnxruntime's scores and those recomputed).
 
@@ -52,7 +58,7 @@ def view(
     opened = load(bundle)
     path = Path(bundle) if Path(bundle).suffix else SHIPPED / f"{bundle}.onnx"
     spec = opened.manifest.input
-    samples = recordings.read(file, spec)
+    samples = recordings.read(file, spec, tuple(columns.split(",")) if columns else None)
     chunk_samples = max(1, round(chunk_ms * spec.sample_rate_hz / 1000))
     seen = observe(opened, read_model(opened, path), samples, chunk_samples)
     if seen.apart > MOST_APART:
@@ -76,11 +82,12 @@ def main(
     layer: Annotated[int, typer.Option(help="The recurrent layer whose units are drawn; -1: the last.")] = -1,
     units: Annotated[str, typer.Option(help="Units by number, as 3,17,40; else those whose memory varies most.")] = "",
     count: Annotated[int, typer.Option(help="How many units, where none are named.", min=1, max=64)] = 8,
+    columns: Annotated[str, typer.Option(help="Of a table, in the channels' order, as name,name.")] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture.")] = data.RUNS / "inspect.png",
 ) -> None:
     """Draw what a bundle's model remembers of a recording."""
     try:
-        seen, apart = view(file, bundle, chunk_ms, layer, units, count)
+        seen, apart = view(file, bundle, chunk_ms, layer, units, count, columns)
         figure = draw(seen)
     except StatebeltError as error:
         raise SystemExit(f"refused: {error}") from None

@@ -16,7 +16,7 @@ from pipeline.bundle import Bundle, as_float
 from pipeline.component import Array
 from pipeline.errors import ConfigError
 from pipeline.offline import run
-from training.unrolled import Ran, Unrolled
+from training.unrolled import KINDS, Ran, Unrolled
 
 Values = NDArray[np.float32]
 
@@ -25,16 +25,16 @@ Values = NDArray[np.float32]
 class Observed:
     """What `observe` found, over T frames of one recording.
 
-    signal: `[N, channels]`. features: `[T, M]`, log-mel where the graph takes a logarithm, else what the model is fed;
-    log_mel says which. layers: every recurrent layer, its parts `[T, H]` by name. scores: `[T, C]` by onnxruntime, in
-    chunks; events: likewise. reach: `[T]`, the norm of the gradient of the last answer (see `answer`) to what the
-    first recurrent layer was fed at each frame; None where there is none. apart: the largest difference between a
-    score of onnxruntime and the one recomputed here.
+    signal: `[N, channels]`. features: `[T, M]`, by kind: "log-mel bands" where the graph takes a logarithm, else what
+    is "fed to the first layer", and without any layer the frontend's "frames". layers: every recurrent layer, its parts
+    `[T, H]` by name. scores: `[T, C]` by onnxruntime, in chunks; events: likewise. reach: `[T]`, the norm of the
+    gradient of the last answer (named by `answer`) to what the first recurrent layer was fed at each frame; None where
+    there is none. apart: the largest difference between a score of onnxruntime and the one recomputed here.
     """
 
     signal: Array
     features: Values
-    log_mel: bool
+    kind: str
     layers: list[tuple[str, dict[str, Values]]]
     scores: Values
     events: list[Event]
@@ -56,12 +56,17 @@ def observe(bundle: Bundle, model: onnx.ModelProto, samples: Array, chunk_sample
     frames, _ = bundle.frontend.step(cut, bundle.frontend.initial_state(1))
     if not frames.shape[1]:
         raise ConfigError(f"{signal.shape[1]} samples hold no whole block of {bundle.source}")
+    if not any(node.op_type in KINDS for node in model.graph.node):
+        # Nothing recurrent by name (a CNN, attention, a Scan of its own): what is left to draw is what it was given.
+        scores = streamed.scores[: frames.shape[1]]
+        return Observed(signal[0], frames[0], "frames", [], scores, streamed.events, None, "", 0.0)
     ran = _unrolled(bundle, model, torch.from_numpy(np.ascontiguousarray(frames)))
     says = _own_scores(bundle, ran)
     got = streamed.scores[: max(0, len(says) - bundle.model.latency)]
     apart = float(np.abs(says[bundle.model.latency :] - got).max(initial=0.0))
     logs = [step.values[name] for step in ran for name in _logarithms(model)]
-    features = _joined(logs, 1) if logs else frames[0]
+    fed = [step.layers[0].x for step in ran]
+    features, of = (_joined(logs, 1), "log-mel bands") if logs else (_joined(fed, 0), "fed to the first layer")
     reach, answer = _reach(bundle, ran)
     layers = [
         (one.kind, {name: _joined([step.layers[n].parts[name] for step in ran], 0) for name in one.parts})
@@ -70,7 +75,7 @@ def observe(bundle: Bundle, model: onnx.ModelProto, samples: Array, chunk_sample
     # A net with look-ahead runs its layers over some frames twice: what is drawn is the run that is carried on.
     layers = [(kind, parts) for kind, parts in layers if len(parts["hidden"]) == frames.shape[1]]
     scores = streamed.scores[: frames.shape[1]]
-    return Observed(signal[0], features, bool(logs), layers, scores, streamed.events, reach, answer, apart)
+    return Observed(signal[0], features, of, layers, scores, streamed.events, reach, answer, apart)
 
 
 def read_model(bundle: Bundle, path: Path) -> onnx.ModelProto:

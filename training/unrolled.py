@@ -218,6 +218,12 @@ def _gather(inputs: list[Any], a: Attributes) -> list[Tensor]:
     return [taken.reshape([*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]])]
 
 
+def _reduced(inputs: list[Any], a: Attributes) -> list[Tensor]:
+    if len(inputs) < 2 or inputs[1] is None:
+        raise ConfigError("ReduceSum is known with axes only")
+    return [inputs[0].sum(dim=tuple(_ints(inputs[1])), keepdim=a.get("keepdims", 1) == 1)]
+
+
 def _normalised(inputs: list[Any], a: Attributes) -> list[Tensor]:
     x, scale, shift = inputs
     if a.get("axis", -1) not in (-1, x.ndim - 1):
@@ -240,6 +246,7 @@ _OPERATORS: dict[str, Callable[[list[Any], Attributes], list[Tensor]]] = {
     "Exp": lambda i, _: [i[0].exp()],
     "Sqrt": lambda i, _: [i[0].sqrt()],
     "Abs": lambda i, _: [i[0].abs()],
+    "Sign": lambda i, _: [i[0].sign()],
     "Relu": lambda i, _: [i[0].relu()],
     "Tanh": lambda i, _: [i[0].tanh()],
     "Sigmoid": lambda i, _: [i[0].sigmoid()],
@@ -256,6 +263,7 @@ _OPERATORS: dict[str, Callable[[list[Any], Attributes], list[Tensor]]] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Gather": _gather,
+    "ReduceSum": _reduced,
     "LayerNormalization": _normalised,
     "ConstantOfShape": _full,
 }
