@@ -65,7 +65,9 @@ def of_eight(recipe: Anomaly = RECIPE) -> dict[str, Anomaly]:
         )
         made[f"start {word}"] = replace(recipe, eight=replace(eight, start=round(eight.start * by)))
         made[f"hold {word}"] = replace(recipe, eight_alarm=replace(alarm, hold=round(alarm.hold * by)))
-    for rise in (1.3, 1.4, 1.6, 1.7):  # a score ends at 1, so twice the level is out of reach
+        made[f"widen {word}"] = replace(recipe, eight=replace(eight, widen=round(eight.widen * by)))
+    made["ranges stay"] = replace(recipe, eight=replace(eight, widen=0))
+    for rise in (1.2, 1.4, 1.5, 1.6):  # a score ends at 1, so twice the level is out of reach
         made[f"rise {rise}"] = replace(recipe, eight_alarm=replace(alarm, rise=rise))
     return made
 

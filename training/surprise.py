@@ -36,6 +36,9 @@ WIDTH = 1.8
 LARGEST = 100.0
 """A surprise; a series that never moved and then does has no other."""
 
+OUTLYING = 2.0
+"""Beyond so many times its reach, how far a value lies outside does not widen a learnt range any faster."""
+
 _TINY = 1e-30
 _FOR_EVER = 1e9  # frames
 _COUNTED = 2.0**24  # float32 counts no further
@@ -49,7 +52,9 @@ class Surprise:
     difference; 1 is the value itself. season: one more feature: the value less the one so long ago; 0: none.
     memory: of the ranges; as it is the 8th power that fades, a range halves in 5.5 times as many.
     start: from here on a feature may surprise (the seasonal one from two seasons on).
-    learn: slow means and ranges change in the stream's first so many frames alone; 0: for ever.
+    learn: slow means and ranges are learnt in the stream's first so many frames; 0: for ever.
+    widen: from then on means stay, and a range widens e-fold in so many frames of values that lie far outside of it: of
+    what lasts, an ever greater part is normal (values above OUTLYING times its reach count as that). 0: ranges stay.
     quiet: a surprise is told if it exceeds those of so many frames before; 0: all are told.
     """
 
@@ -60,12 +65,16 @@ class Surprise:
     memory: int = 4032
     start: int = 20
     learn: int = 0
+    widen: int = 0
     quiet: int = 0
 
     def __post_init__(self) -> None:
         if not self.fast or len(self.fast) != len(self.slow) or any(a >= b for a, b in self.pairs):
             raise ConfigError(f"fast {list(self.fast)}, slow {list(self.slow)}: as many of both, each slow one longer")
-        if min(self.channels, self.memory, *self.fast) < 1 or min(self.season, self.start, self.learn, self.quiet) < 0:
+        if (
+            min(self.channels, self.memory, *self.fast) < 1
+            or min(self.season, self.start, self.learn, self.widen, self.quiet) < 0
+        ):
             raise ConfigError(f"{self}: lengths are whole frames, of means, memory and channels at least 1")
 
     @property
@@ -172,7 +181,6 @@ def _frame(spec: Surprise) -> onnx.GraphProto:
     states = [state for state in spec.states if state.name in names]
     g = GraphBuilder(tuple(states))
     one, zero, tiny = (_number(g, v, n) for v, n in ((1, "one"), (0, "nothing"), (_TINY, "tiny")))
-    until = _column([float(spec.learn or _FOR_EVER)])
 
     n = g.op("Min", g.op("Add", g.state("count"), one), _number(g, _COUNTED, "counted"))  # [B, 1, 1]
     g.carry("count", n)
@@ -208,12 +216,12 @@ def _frame(spec: Surprise) -> onnx.GraphProto:
     sides = g.op("Concat", g.op("Relu", e), g.op("Relu", g.op("Neg", e)), axis=1)  # [B, 2 K, C]
     ages = g.op("Max", g.op("Concat", age, age, axis=1), one)
     rate = g.op("Div", one, g.op("Min", ages, _number(g, spec.memory, "memory")))
-    top = g.op("Max", g.op("Max", g.state("range"), sides), tiny)
-    old = _eighth_power(g, g.op("Div", g.state("range"), top))
-    new = _eighth_power(g, g.op("Div", sides, top))
-    mixed = g.op("Add", g.op("Mul", g.op("Sub", one, rate), old), g.op("Mul", rate, new))
-    moved = g.op("Mul", top, _eighth_root(g, mixed))
-    g.carry("range", g.op("Where", g.op("LessOrEqual", n, g.constant(until, "range_until")), moved, g.state("range")))
+    if not spec.learn:
+        g.carry("range", _mixed(g, sides, rate))
+    else:
+        still = g.op("LessOrEqual", n, _number(g, spec.learn, "range_until"))
+        after = _widened(g, spec, sides, g.op("Max", up, down)) if spec.widen else g.state("range")
+        g.carry("range", g.op("Where", still, _mixed(g, sides, rate), after))
 
     frames = [_value(name, "B", spec.channels) for name in ("frame", "lagged")]
     surprises = _value("surprise", "B", spec.features, spec.channels)
@@ -224,6 +232,23 @@ def _frame(spec: Surprise) -> onnx.GraphProto:
         [*(_value(f"{s.name}n", "B", *s.shape[1:]) for s in states), surprises],
         [numpy_helper.from_array(array, name) for name, array in g.constants.items()],
     )
+
+
+def _widened(g: GraphBuilder, spec: Surprise, sides: str, reach: str) -> str:
+    """Ranges after a frame beyond those that are learnt; `reach` `[B, K, C]` is the greater of their sides."""
+    most = g.op("Mul", g.op("Concat", reach, reach, axis=1), _number(g, OUTLYING, "outlying"))
+    rate = 8.0 / (spec.widen * OUTLYING**8)  # a mean of 8th powers that is fed OUTLYING**8 times itself
+    return _mixed(g, g.op("Min", sides, most), _number(g, rate, "late"))
+
+
+def _mixed(g: GraphBuilder, sides: str, rate: str) -> str:
+    """Ranges after a frame: 8th roots of the running means of 8th powers."""
+    one = _number(g, 1, "one")
+    top = g.op("Max", g.op("Max", g.state("range"), sides), _number(g, _TINY, "tiny"))
+    old = _eighth_power(g, g.op("Div", g.state("range"), top))
+    new = _eighth_power(g, g.op("Div", sides, top))
+    mixed = g.op("Add", g.op("Mul", g.op("Sub", one, rate), old), g.op("Mul", rate, new))
+    return g.op("Mul", top, _eighth_root(g, mixed))
 
 
 def _eighth_power(g: GraphBuilder, x: str) -> str:

@@ -15,12 +15,13 @@ from pipeline.offline import run  # noqa: E402
 from tests.harness import DATA  # noqa: E402
 from training import anomaly_score, nab, skab  # noqa: E402
 from training.recipes.anomaly import RECIPE  # noqa: E402
-from training.surprise import LARGEST, WIDTH, Surprise, graph  # noqa: E402
+from training.surprise import LARGEST, OUTLYING, WIDTH, Surprise, graph  # noqa: E402
 
 SPECS = {
     "one": Surprise(1, fast=(1, 3), slow=(10, 40), season=12, memory=60, start=5, quiet=6),
     "plain": Surprise(2, fast=(4,), slow=(25,), memory=30, start=3),
     "learns at first": Surprise(3, fast=(2, 5), slow=(200, 200), memory=200, start=10, learn=60),
+    "widens": Surprise(2, fast=(2, 5), slow=(200, 200), memory=200, start=10, learn=60, widen=20),
 }
 
 
@@ -47,9 +48,13 @@ def described(x: np.ndarray, spec: Surprise) -> np.ndarray:
                 out = abs(2 * e[c] - (up - down))
                 ratio = min(out / (up + down), LARGEST) if up + down > 0 else LARGEST * (out > 0)
                 ratios.append(ratio if n > start else 0.0)
-                if learns and age >= 1:
-                    for side, value in enumerate((max(e[c], 0.0), max(-e[c], 0.0))):
+                most = OUTLYING**8 * reach[k, :, c].max()
+                for side, value in enumerate((max(e[c], 0.0), max(-e[c], 0.0))):
+                    if learns and age >= 1:
                         reach[k, side, c] += (value**8 - reach[k, side, c]) / min(age, spec.memory)
+                    elif spec.widen and not learns:
+                        rate = 8 / (spec.widen * OUTLYING**8)
+                        reach[k, side, c] += (min(value**8, most) - reach[k, side, c]) * rate
         r = sum(ratio**8 for ratio in ratios) ** (1 / 8)
         surprises.append(r / (1 + r))
         before = max(surprises[max(0, t - spec.quiet) : t], default=0.0)
@@ -88,6 +93,20 @@ def test_units_do_not_matter() -> None:
     x = np.random.default_rng(0).standard_normal((800, 1)).astype(np.float32)
     one, other = (run(load("anomaly"), x * np.float32(scale)).scores for scale in (1.0, 2.0**30))
     assert one.tobytes() == other.tobytes()
+
+
+def test_what_lasts_becomes_normal() -> None:
+    """A step far out of a learnt range: told at once, and ever less as the range widens, e-fold in `widen` frames."""
+    spec = Surprise(1, fast=(1,), slow=(4096,), memory=4096, start=32, learn=100, widen=50)
+    x = np.random.default_rng(1).standard_normal((1, 600, 1)).astype(np.float32)
+    x[:, 200:] += 1000.0
+    runtime = open_runtime(graph(spec).SerializeToString(), "lasting")
+    y = runtime.run(["y"], {"x": x, **{s.name: np.zeros(s.shape, np.float32) for s in spec.states}})[0][0, :, 0]
+    r = y / (1 - y)
+    assert r[200] > 50
+    # r + 1 is 2 (e + d) / (u + d): u grows by ln(1 + 255 * 8 / (50 * 256)) / 8 a frame, 0.92 in 50; d stays about 3
+    assert np.log((r[320] + 1) / (r[370] + 1)) == pytest.approx(0.87, abs=0.03)
+    assert (y[550:] < 0.56).all()
 
 
 def test_lengths_that_make_no_sense_are_refused() -> None:
