@@ -26,9 +26,9 @@ CELLS: dict[str, dict[str, str]] = {
     "lstm_coupled": {"layers": "2", "hidden": "144"},
     "lstm_peephole": {"layers": "2", "hidden": "128"},
     "gru": {"layers": "2", "hidden": "144"},
-    "bilstm": {"layers": "2", "hidden": "72", "stream_frames": "120"},
+    "bilstm": {"layers": "2", "hidden": "72", "stream_frames": "80"},
     "cnn": {"layers": "8", "hidden": "144"},
-    "crnn": {"layers": "1", "hidden": "144"},
+    "crnn": {"layers": "1", "hidden": "160"},
     "attention": {"layers": "3", "hidden": "88"},
 }
 PLACES = ("dropout_input", "dropout", "dropout_output")
@@ -41,7 +41,7 @@ DROPOUT: dict[str, dict[str, str]] = {
     "between and output": NONE | {"dropout": "0.2", "dropout_output": "0.2"},
     "between and output, locked": NONE | {"dropout": "0.2", "dropout_output": "0.2", "dropout_locked": "yes"},
 }
-BUDGET = {"passes": "4", "batches": "400"}
+BUDGET = {"passes": "2", "batches": "300"}
 
 
 def variants(what: str) -> dict[str, dict[str, str]]:
