@@ -51,6 +51,7 @@ export: $(VENV)/.everything ## TASK's weights to pipeline/bundles/TASK.onnx, pro
 inspect: $(VENV)/.everything ## draw what a bundle's model remembers of FILE (BUNDLE=digits CHUNK_MS=100 UNITS=3,17 OUT=runs/inspect.png)
 	@$(BIN)/python -m training.inspect $(if $(FILE),"$(FILE)",$(error say which recording: make inspect FILE=me.wav)) \
 	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(CHUNK_MS),--chunk-ms $(CHUNK_MS)) $(if $(UNITS),--units $(UNITS)) \
+	    $(if $(COLUMNS),--columns "$(COLUMNS)") \
 	    $(if $(OUT),-o "$(OUT)")
 
 report: $(VENV)/.everything ## runs/report.html: all figures and pictures on one page, a minute (long ones from training/metrics)

@@ -20,6 +20,7 @@ from training.graph import graph, model_spec, with_manifest
 from training.models import Net, Standardise, encoder
 from training.models.net import Activation
 from training.observed import liveliest, observe, read_model
+from training.observed_plots import View, draw
 from training.unrolled import Unrolled
 
 CELLS = ["rnn", "lstm", "lstm_coupled", "lstm_peephole", "gru", "bilstm", "cnn", "attention"]
@@ -128,6 +129,52 @@ def test_a_recording_becomes_a_picture(tmp_path: Path, options: list[str]) -> No
     picture = imread(out)
     assert picture.shape[0] > 800
     assert picture[:, :, :3].std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [("rnn", ["hidden"]), ("lstm_peephole", ["forget", "cell", "hidden"]), ("bilstm", ["cell"]), ("cnn", [])],
+)
+def test_every_kind_of_net_has_its_pictures(cell: str, expected: list[str]) -> None:
+    bundle, model = made(cell)
+    seen = observe(bundle, model, sensors(bundle.model.block * 6), chunk_samples=9)
+    assert seen.scores.tobytes() == bundle.forward(sensors(bundle.model.block * 6)).scores[: len(seen.scores)].tobytes()
+    units = [1, 3] if expected else []
+    view = View(seen, bundle.manifest, 9, 0, units, cell)
+    told = " ".join(axis.get_ylabel() for axis in draw(view).axes)
+    assert all(name in told for name in expected)
+    assert "scores" in told
+    assert ("gradient" in told) == bool(expected)
+
+
+def test_time_is_told_in_a_unit_that_can_be_read_and_borders_have_an_end() -> None:
+    bundle, model = made("rnn")
+    seen = observe(bundle, model, sensors(3000), chunk_samples=1000)
+    few, many = (View(seen, bundle.manifest, chunk, 0, [0], "") for chunk in (1000, 2))
+    assert [view.scale[0] for view in (few, many)] == ["seconds", "seconds"]
+    hourly = bundle.manifest.model_copy(
+        update={"input": bundle.manifest.input.model_copy(update={"sample_rate_hz": 1 / 3600})}
+    )
+    assert View(seen, hourly, 24, 0, [0], "").scale[0] == "days"
+
+    def borders(view: View) -> int:
+        """Vertical lines over the topmost picture."""
+        return sum(
+            len(lines.get_segments()) for lines in draw(view).axes[0].collections if hasattr(lines, "get_segments")
+        )
+
+    assert borders(few) == 2
+    assert borders(many) == 0
+
+
+def test_columns_of_a_table_are_chosen(tmp_path: Path) -> None:
+    _, model = made("gru")
+    (tmp_path / "gru.onnx").write_bytes(model.SerializeToString())
+    names = [*"abcdefgh", "label"]
+    rows = [",".join(names)] + [",".join(["0.5"] * 9) for _ in range(20)]
+    (tmp_path / "walk.csv").write_text("\n".join(rows))
+    seen, _ = inspect.view(tmp_path / "walk.csv", str(tmp_path / "gru.onnx"), columns="a,b,c,d,e,f,g,h")
+    assert seen.observed.signal.shape == (20, CHANNELS)
 
 
 def test_other_gates_and_sensors_are_drawn_too(tmp_path: Path) -> None:
