@@ -26,6 +26,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="the same seed and minutes: the same schedule")
     parser.add_argument("--workers", type=int, default=6, help="processes at a time, of two groups")
     parser.add_argument("--streams", type=int, default=120, help="open at a time")
+    parser.add_argument(
+        "--row-every", type=int, nargs="+", default=[1], help="chunks between two commits of a row; workers take turns"
+    )
     parser.add_argument("--chunks", type=int, default=None, help=f"by default {CHUNKS_A_MINUTE} a minute")
     parser.add_argument("--schedule", action="store_true", help="print the schedule and do nothing")
     parser.add_argument("--report", type=Path, default=None, help="where to write the report as JSON")
@@ -48,6 +51,7 @@ def main() -> int:
         chunks=given.chunks or round(CHUNKS_A_MINUTE * given.minutes),
         open_streams=given.streams,
         workers=given.workers,
+        row_every=given.row_every,
     )
     report.show()
     where = given.report or Path("runs") / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Report:
             "gave up at start",
             "left at the deadline",
             "partitions dropped",
+            "partitions replayed",
             "commits retried",
             "sent again",
         ):
@@ -83,9 +85,20 @@ class Report:
 
 
 def run(
-    folder: Path, *, seed: int, counts: Counts, seconds: float, chunks: int, open_streams: int, workers: int
+    folder: Path,
+    *,
+    seed: int,
+    counts: Counts,
+    seconds: float,
+    chunks: int,
+    open_streams: int,
+    workers: int,
+    row_every: Sequence[int] = (1,),
 ) -> Report:
-    """Chaos in `folder`, which must not exist. Faults come within `seconds`; producers pace themselves to that."""
+    """Chaos in `folder`, which must not exist. Faults come within `seconds`; producers pace themselves to that.
+
+    row_every: chunks between two commits of a row; workers that are started take the next of them in turn.
+    """
     folder.mkdir(parents=True)
     paths = bundles.write(folder)
     plans = [draw(seed, n, chunks // 4 + 1, max(1, open_streams // 4)) for n in range(4)]
@@ -93,7 +106,7 @@ def run(
     sources = [_source(folder, n, plan, 1.08 * seconds) for n, plan in enumerate(plans)]
     schedule = draw_schedule(seed, counts, seconds)
     began_s = time.monotonic()
-    with Stage(folder, paths, workers) as stage:
+    with Stage(folder, paths, workers, row_every) as stage:
         stage.wait_for_workers()
         for source in sources:
             stage.add_source(source)
@@ -108,6 +121,7 @@ def run(
         happened["cuts"] = sum(happened[name] for name in CUTS)
         happened["delays"] = sum(happened[name] for name in DELAYS)
         happened["partitions dropped"] = stage.told("partition_dropped")
+        happened["partitions replayed"] = stage.told("replayed")
         happened["commits retried"] = stage.told("commit_retried")
         happened["sent again"] = sum(Journal(source.folder).again for source in sources)
         report = Report(seed, counts, *_sizes(plans), dict(happened), defects=stage.defects)

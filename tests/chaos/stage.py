@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 
@@ -46,8 +47,8 @@ PATIENCE_S = 60.0
 class Actor(WorkerProcess):
     """A worker on the stage: its group, and what is being done to it."""
 
-    def __init__(self, group: str, url: str, bundle: Path, folder: Path) -> None:
-        super().__init__(url, bundle, folder, **{**WORKER, "group": group})
+    def __init__(self, group: str, url: str, bundle: Path, folder: Path, row_every: int) -> None:
+        super().__init__(url, bundle, folder, **{**WORKER, "group": group, "row_every_chunks": row_every})
         self.group = group
         self.frozen = self.leaving = False
 
@@ -91,10 +92,11 @@ class Stage:
         defects: what no fault explains, in words: a worker that ended by itself, or would not end.
     """
 
-    def __init__(self, folder: Path, bundles: Mapping[str, Path], workers: int) -> None:
+    def __init__(self, folder: Path, bundles: Mapping[str, Path], workers: int, row_every: Sequence[int]) -> None:
         self.happened: Counter[str] = Counter()
         self.defects: list[str] = []
         self._folder, self._bundles, self._workers = folder, dict(bundles), workers
+        self._row_every = cycle(row_every)
         self._actors: list[Actor] = []
         self.sources: list[Source] = []
         self._thaws: list[tuple[float, Actor]] = []
@@ -247,7 +249,8 @@ class Stage:
         return EmbeddedServer(self._folder / "redis", fsync="always").start()
 
     def _join(self, group: str) -> None:
-        self._actors.append(Actor(group, self.proxy.url, self._bundles[group], self._folder / "workers"))
+        folder, every = self._folder / "workers", next(self._row_every)
+        self._actors.append(Actor(group, self.proxy.url, self._bundles[group], folder, every))
         self.happened["started"] += 1
 
     def _owner(self, pick: float) -> Actor | None:
