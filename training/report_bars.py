@@ -15,7 +15,7 @@ Metrics = dict[str, dict[str, Any]]
 Found = tuple[str, bool | None, str]
 """What is told, whether the bar is met (None: there is none), and the file that says so."""
 
-CONVERGED = 0.05
+CONVERGED = 0.1
 """Of the moving average's variance: less left unexplained counts as converged."""
 
 
