@@ -262,12 +262,12 @@ def judged(
 
 
 def by_windows_alone(bundle: Bundle, rest: tuple[corpus.Recording, ...]) -> NDArray[np.int64]:
-    """`[6, 6]`: every window a stream of its own, as the corpus's literature has it; the second half's frames speak."""
+    """`[6, 6]`: every window a stream of its own, as the corpus's literature has it; the mean of its frames speaks."""
     counts = np.zeros((POSTURES, POSTURES), np.int64)
     pairs = [(one.samples[at : at + JUDGED_SAMPLES], y) for one in rest for at, y in corpus.windows(one.labels)]
     said = sensing.by_step(bundle, [x for x, _ in pairs], most=JUDGED_SAMPLES)
     for (_, label), (_, scores) in zip(pairs, said, strict=True):
-        counts[label, scores[len(scores) // 2 :, :POSTURES].mean(axis=0).argmax()] += 1
+        counts[label, scores[:, :POSTURES].mean(axis=0).argmax()] += 1
     return counts
 
 
