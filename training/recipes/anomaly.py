@@ -72,7 +72,7 @@ class Anomaly(Recipe):
     one_alarm: Alarm = field(default_factory=lambda: Alarm(threshold=0.56, rise=1.2, memory=14 * DAY, hold=4 * HOUR))
     eight: Surprise = field(
         default_factory=lambda: Surprise(
-            8, fast=(4, 16), slow=(4096, 4096), memory=4096, start=32, learn=400, widen=600
+            8, fast=(4, 16), slow=(4096, 4096), memory=4096, start=48, learn=400, widen=600
         )
     )
     eight_alarm: Alarm = field(default_factory=lambda: Alarm(threshold=0.5, rise=1.33, learn=400, hold=8))
