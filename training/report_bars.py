@@ -45,6 +45,15 @@ def score(file: str, name: str, least: float | None = None, most: float | None =
     return found
 
 
+def windows(metrics: Metrics) -> Found:
+    """Windows of activity within the stream; beside them those that are heard with less or nothing before them."""
+    scores = metrics["activity"]["scores"]
+    value = float(scores["accuracy_windows"])
+    others = {"accuracy_windows_pieces": "in pieces of 30 s", "accuracy_windows_alone": "each alone"}
+    beside = ", ".join(f"{100 * scores[name]:.1f} % {told}" for name, told in others.items() if name in scores)
+    return f"{100 * value:.2f} % within the recording" + (f"; {beside}" if beside else ""), value >= 0.93, "activity"
+
+
 def models(metrics: Metrics, *cells: str) -> list[str]:
     """Files of evaluated commands models in float32 that stream without looking ahead, the best first."""
     names = [
@@ -135,7 +144,7 @@ BARS = (
     Bar("commands", "in noise at 10 dB", "at most 3 points lost", "make evaluate TASK=commands", in_noise(10, 3.0)),
     Bar("commands", "in noise at 0 dB", "-", "make evaluate TASK=commands", in_noise(0)),
     Bar("activity", "windows of 2.56 s, 6 classes, left-out subjects", "at least 93 %", "make evaluate TASK=activity",
-        score("activity", "accuracy_windows", least=0.93)),
+        windows),
     Bar("activity", "12 classes, every sample, macro F1", "-", "make evaluate TASK=activity",
         score("activity", "macro_f1_samples")),
     Bar("forecast", "next 24 h of 7 series, ETTh1, mean squared error", "below 0.50", "make evaluate TASK=forecast",

@@ -148,6 +148,8 @@ def test_figures_are_held_against_their_bars() -> None:
     # The best causal one: not the one that looks ahead.
     assert of("commands", "best causal") == ("98.10 % (crnn)", True, "commands-crnn")
     assert of("commands", "10 dB") == ("94.00 %, 4.1 points lost (crnn)", False, "commands-crnn")
+    metrics["activity"] = {"scores": {"accuracy_windows": 0.95, "accuracy_windows_alone": 0.91}}
+    assert of("activity", "windows") == ("95.00 % within the recording; 91.0 % each alone", True, "activity")
     assert of("forecast", "mean squared") == ("0.51", False, "forecast")
     assert of("anomaly", "NAB") == ("60", True, "anomaly")
     with pytest.raises(LookupError):
