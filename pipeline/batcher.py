@@ -62,7 +62,7 @@ class Batcher:
         self._max_blocks = max_blocks
         self._keep_all, self._keep_scores = keep_scores, keep_scores or bundle.head.publishes_scores
         self._block_samples = bundle.frontend.block * bundle.model.block
-        self._rate_hz = manifest.input.sample_rate_hz
+        self.rate_hz = manifest.input.sample_rate_hz  # by which times are told; a topic's own, for bundles of any rate
         self._labels = bundle.head.labels
         self._names = {
             part: [(f.name, f"{part}.{f.name}") for f in component.fields] for part, component in self._components()
@@ -252,8 +252,8 @@ class Batcher:
             outputs[i].events.append(
                 Event(
                     label=self._labels[label],
-                    start_s=min(start, last) / self._rate_hz,
-                    end_s=min(end, last) / self._rate_hz,
+                    start_s=min(start, last) / self.rate_hz,
+                    end_s=min(end, last) / self.rate_hz,
                     score=round(score, 6),
                 )
             )

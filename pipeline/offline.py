@@ -26,15 +26,24 @@ class Run:
     samples: Array | None
 
 
-def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None, given: Array | None = None) -> Run:
+def run(
+    bundle: Bundle,
+    samples: Array,
+    *,
+    chunk_samples: int | None = None,
+    given: Array | None = None,
+    rate_hz: float | None = None,
+) -> Run:
     """Run a bundle over one recording.
 
     Args:
         samples: `[N]` or `[N, channels]`, of the bundle's sample type and rate.
         chunk_samples: feed it in chunks of this many samples; None feeds it whole.
+        rate_hz: of the samples, for a bundle of any rate (`InputSpec.any_rate`); None: the bundle's.
         given: what a producer gives the stream before its first samples (the manifest's `given`), flattened.
     Raises:
-        ConfigError: another sample type or number of channels, values that are not finite; what is given does not fit.
+        ConfigError: another sample type, rate or number of channels; values that are not finite; what is given does not
+            fit.
 
     >>> from pipeline import load
     >>> import numpy as np
@@ -49,11 +58,15 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None, giv
             f"samples are {samples.dtype} of shape {list(samples.shape)}; {bundle.source} takes {spec.sample_type} "
             f"[N, {spec.channels}]"
         )
+    rate_hz = rate_hz or spec.sample_rate_hz
+    if rate_hz != spec.sample_rate_hz and not spec.any_rate:
+        raise ConfigError(f"samples at {rate_hz:g} Hz; {bundle.source} takes {spec.sample_rate_hz:g} Hz: resample them")
     if not np.isfinite(signal).all():
         raise ConfigError("the samples hold NaN or infinity; repair the recording first")
     if chunk_samples is not None and chunk_samples < 1:
         raise ConfigError(f"chunks of {chunk_samples} samples; give at least 1")
     batcher = Batcher(bundle, max_blocks=_MAX_BLOCKS, keep_scores=True)
+    batcher.rate_hz = rate_hz
     rows = np.array([batcher.layout.blank])
     if given is not None:
         values = np.asarray(given, np.float32).reshape(-1)
@@ -70,7 +83,7 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None, giv
         (output,) = batcher.run(rows, [signal[start : start + step]], np.array([start == starts[-1]]))
         if output.broken:
             raise ConfigError(
-                f"{bundle.source}: the state became non-finite near {start / spec.sample_rate_hz:.2f} s; "
+                f"{bundle.source}: the state became non-finite near {start / batcher.rate_hz:.2f} s; "
                 "a worker would start this stream afresh there"
             )
         events += output.events
@@ -78,4 +91,4 @@ def run(bundle: Bundle, samples: Array, *, chunk_samples: int | None = None, giv
         audio += output.samples
     empty = np.empty((0, bundle.manifest.model.classes), np.float32)
     made = np.concatenate(audio) if bundle.head.publishes_samples else None
-    return Run(len(signal) / spec.sample_rate_hz, events, np.concatenate([empty, *scores]), made)
+    return Run(len(signal) / batcher.rate_hz, events, np.concatenate([empty, *scores]), made)

@@ -38,7 +38,18 @@ def read(
     columns: tuple[str, ...] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Array:
-    """A recording as `[N, channels]` of the input's sample type, at its rate; sound is resampled, sensors are not.
+    """`read_with_rate` where the rate is known: the input's."""
+    return read_with_rate(path, spec, columns, warn)[0]
+
+
+def read_with_rate(
+    path: Path,
+    spec: InputSpec,
+    columns: tuple[str, ...] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> tuple[Array, float]:
+    """A recording as `[N, channels]` of the input's sample type, and its rate in Hz: the input's, but for a table
+    that tells its own where the input is of any rate. Sound is resampled, sensors are not.
 
     Args:
         columns: of a table, in the channels' order; None: all but the times.
@@ -49,9 +60,10 @@ def read(
     if not sensor.is_table(path):
         if columns is not None:
             raise TableError(f"{path}: --columns chooses columns of .csv, .tsv and .npz files; this is none")
-        return audio.read(path, spec)
+        return audio.read(path, spec), spec.sample_rate_hz
     table = sensor.read_table(path, columns)
     samples = sensor.fit(table, spec, str(path))
     if warn is not None and (odd := sensor.gaps(table, str(path))):
         warn(odd)
-    return samples
+    own = spec.any_rate and table.step_s
+    return samples, 1 / own if own else spec.sample_rate_hz

@@ -53,7 +53,7 @@ def fit(table: Table, spec: InputSpec, source: str) -> Array:
             f"{source}: {told(table.columns)}, expected {spec.channels}: choose with --columns, in the channels' order"
         )
     rate_hz = spec.sample_rate_hz
-    if table.step_s is not None and abs(table.step_s * rate_hz - 1) > _RATE_TOLERANCE:
+    if not spec.any_rate and table.step_s is not None and abs(table.step_s * rate_hz - 1) > _RATE_TOLERANCE:
         raise TableError(
             f"{source}: its times are {table.step_s:g} s apart, expected {1 / rate_hz:g} s ({rate_hz:g} Hz): it is not "
             "resampled; resample it yourself, or use a topic and a bundle of its rate"

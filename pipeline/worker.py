@@ -134,8 +134,12 @@ class Worker:
         server = check_server(self._client)
         for warning in check_durability(self._client, s.durability):
             self._log.warning("durability", level=s.durability, warning=warning)
-        wanted = topics.Topic(s.topic, spec.sample_rate_hz, spec.sample_type, spec.channels, s.partitions)
+        rate_hz = spec.sample_rate_hz
+        if spec.any_rate and (there := topics.describe(self._client, s.topic)):
+            rate_hz = there.sample_rate_hz
+        wanted = topics.Topic(s.topic, rate_hz, spec.sample_type, spec.channels, s.partitions)
         self._topic = topics.create(self._client, wanted, any_partitions=True)
+        self._batcher.rate_hz = rate_hz
         if s.belt_rows < max(s.read_entries, self._topic.partitions):
             raise ConfigError(
                 f"belt_rows is {s.belt_rows}; it must hold every stream of one read: at least read_entries "
@@ -150,9 +154,9 @@ class Worker:
             partitions=self._topic.partitions,
             row_bytes=self._belt.layout.row_bytes,
         )
-        if 2000 / spec.sample_rate_hz > s.idle_ms:  # a live stream would expire from one sample to the next
+        if 2000 / rate_hz > s.idle_ms:  # a live stream would expire from one sample to the next
             hint = "streams expire between two samples: raise idle_ms, for producers too"
-            self._log.warning("idle", idle_ms=s.idle_ms, sample_ms=round(1000 / spec.sample_rate_hz), hint=hint)
+            self._log.warning("idle", idle_ms=s.idle_ms, sample_ms=round(1000 / rate_hz), hint=hint)
         if self.bundle.manifest.model.tolerance:
             self._log.warning("inexact", tolerance=self.bundle.manifest.model.tolerance)
         return Ownership(

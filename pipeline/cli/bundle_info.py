@@ -64,10 +64,11 @@ def _about(bundle: Bundle, row_bytes: int) -> Table:
     table.add_column(overflow="fold")
     rows = {
         "task": manifest.task,
-        "labels": ", ".join(manifest.labels),
+        "labels": _shortened(manifest.labels),
         "licence": manifest.licence,
         "file": f"{bundle.size_bytes:,} bytes, fingerprint {bundle.fingerprint.hex()}",
-        "input": f"{manifest.input.sample_rate_hz:g} Hz, {manifest.input.channels} x {manifest.input.sample_type}",
+        "input": f"{manifest.input.sample_rate_hz:g} Hz{', or any other' * manifest.input.any_rate}, "
+        f"{manifest.input.channels} x {manifest.input.sample_type}",
         "frontend": _fields(manifest.frontend.model_dump()),
         "frames": f"one every {_length(ms)}, {model.features} features to {model.classes} classes",
         "model": f"block {model.block} frames, latency {model.latency} frames ({_length(model.latency * ms)}), "
@@ -89,6 +90,12 @@ def _about(bundle: Bundle, row_bytes: int) -> Table:
         if value:
             table.add_row(name, escape(value))
     return table
+
+
+def _shortened(labels: tuple[str, ...], most: int = 64) -> str:
+    """All of them, or of very many the first and how many there are; --json has all."""
+    told = ", ".join(labels[:most])
+    return told if len(labels) <= most else f"{told}, ... ({len(labels)} in all)"
 
 
 def _length(ms: float) -> str:

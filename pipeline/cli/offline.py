@@ -72,7 +72,6 @@ def run(
     if odd := exactness(opened.manifest):
         say_warning(odd)
     spec = opened.manifest.input
-    step = None if chunk_ms is None else chunk_samples(chunk_ms, spec.sample_rate_hz)
     if wav is not None and not opened.head.publishes_samples:
         raise ConfigError(f"--wav: {opened.source} makes no audio: its head is {opened.manifest.head.kind!r}")
     paths = recordings.find(files)
@@ -81,8 +80,9 @@ def run(
     with _score_file(scores) as keep:
         for path, target in zip(paths, targets, strict=True):
             try:
-                samples = recordings.read(path, spec, chosen, say_warning)
-                done = run_one(opened, samples, chunk_samples=step, given=values)
+                samples, rate_hz = recordings.read_with_rate(path, spec, chosen, say_warning)
+                step = None if chunk_ms is None else chunk_samples(chunk_ms, rate_hz)
+                done = run_one(opened, samples, chunk_samples=step, given=values, rate_hz=rate_hz)
                 if target is not None and done.samples is not None:
                     with WavFile(target, spec.sample_rate_hz) as file:
                         file.write(done.samples)

@@ -10,11 +10,16 @@ from pipeline.manifest.part import Part
 
 
 class InputSpec(Part):
-    """What a topic must carry for this bundle: `[N, channels]` samples at `sample_rate_hz`."""
+    """What a topic must carry for this bundle: `[N, channels]` samples at `sample_rate_hz`.
+
+    any_rate: the model counts samples and knows no seconds: a topic, or a file, may have another rate. Times are then
+        told by that one.
+    """
 
     sample_rate_hz: float = Field(gt=0, le=1e6)
     channels: int = Field(default=1, ge=1, le=65_536)
     sample_type: Literal["int16", "float32"] = "int16"
+    any_rate: bool = False
 
 
 class _Windowed(Part):
