@@ -21,7 +21,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from training import data, report_measured, report_sections, runs
+from training import data, report_measured, report_memory, report_sections, runs
 from training.report_bars import Metrics
 from training.report_page import Html, page
 
@@ -62,7 +62,7 @@ def build(metrics: Metrics, seconds: float = 0.5) -> str:
         report_sections.tasks(metrics),
         report_measured.streaming(),
         report_measured.memory_seen(),
-        report_sections.long_memory(metrics),
+        report_memory.long_memory(metrics),
         report_measured.architectures(metrics, seconds),
         report_measured.bundles(seconds),
         report_measured.int8(metrics, seconds),

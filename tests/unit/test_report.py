@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip insta
 
 from matplotlib.image import imread  # noqa: E402
 
-from training import report, report_bars, report_live, report_plots, report_sections, runs  # noqa: E402
+from training import report, report_bars, report_live, report_memory, report_plots, report_sections, runs  # noqa: E402
 from training.report_page import Section, page, table, verdict  # noqa: E402
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -88,7 +88,7 @@ def test_the_report_of_the_committed_figures_has_every_task_and_needs_nobody() -
 def test_without_any_figures_every_task_is_said_to_be_missing_with_its_command() -> None:
     sections = [
         report_sections.tasks({}),
-        report_sections.long_memory({}),
+        report_memory.long_memory({}),
         report_sections.learning({}),
         report_sections.confusions({}),
         report_sections.details({}),
@@ -182,7 +182,7 @@ def test_long_memory_is_judged_by_who_should_learn_and_who_should_not() -> None:
     metrics = {"adding": study("adding", adding), "moving_average": study("moving_average", average)}
     assert report_bars.adds(metrics)[1] is True
     assert report_bars.averaging(metrics)[1] is True
-    text = page("t", "s", [report_sections.long_memory(metrics)], "f")
+    text = page("t", "s", [report_memory.long_memory(metrics)], "f")
     assert len(check(text).pictures) == 4
     # A simple RNN that learns it, or a stateless net that knows what it cannot have seen, would be news.
     assert report_bars.adds({"adding": study("adding", adding | {("rnn", 200, 1.0): 0.01})})[1] is False
