@@ -29,7 +29,7 @@ MOST_APART = 1e-4
 """A picture of gates that do not explain onnxruntime's scores would be a picture of something else."""
 
 
-def chosen(units: str, hidden: int) -> list[int]:
+def numbers(units: str, hidden: int) -> list[int]:
     """`"3,17"` to numbers. Raises ConfigError: no numbers, or none of the layer's."""
     try:
         found = [int(part) for part in units.split(",")]
@@ -58,9 +58,10 @@ def view(
     opened = load(bundle)
     path = Path(bundle) if Path(bundle).suffix else SHIPPED / f"{bundle}.onnx"
     spec = opened.manifest.input
-    samples = recordings.read(file, spec, tuple(columns.split(",")) if columns else None)
-    chunk_samples = max(1, round(chunk_ms * spec.sample_rate_hz / 1000))
-    seen = observe(opened, read_model(opened, path), samples, chunk_samples)
+    chosen = tuple(columns.split(",")) if columns else None
+    samples, rate_hz = recordings.read_with_rate(file, spec, chosen)
+    chunk_samples = max(1, round(chunk_ms * rate_hz / 1000))
+    seen = observe(opened, read_model(opened, path), samples, chunk_samples, rate_hz)
     if seen.apart > MOST_APART:
         raise ConfigError(f"recomputed scores are {seen.apart:.1e} from onnxruntime's: these are not its gates")
     places = range(len(seen.layers))
@@ -69,7 +70,7 @@ def view(
     which: list[int] = []
     if seen.layers:
         kind, parts = seen.layers[layer]
-        which = chosen(units, parts["hidden"].shape[1]) if units else liveliest(kind, parts, count)
+        which = numbers(units, parts["hidden"].shape[1]) if units else liveliest(kind, parts, count)
     title = f"{file.name} through {opened.source.rsplit('/')[-1]}"
     number = layer % len(seen.layers) if seen.layers else 0
     return View(seen, opened.manifest, chunk_samples, number, which, title), seen.apart

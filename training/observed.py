@@ -25,14 +25,15 @@ Values = NDArray[np.float32]
 class Observed:
     """What `observe` found, over T frames of one recording.
 
-    signal: `[N, channels]`. features: `[T, M]`, by kind: "log-mel bands" where the graph takes a logarithm, else what
-    is "fed to the first layer", and without any layer the frontend's "frames". layers: every recurrent layer, its parts
-    `[T, H]` by name. scores: `[T, C]` by onnxruntime, in chunks; events: likewise. reach: `[T]`, the norm of the
-    gradient of the last answer (named by `answer`) to what the first recurrent layer was fed at each frame; None where
-    there is none. apart: the largest difference between a score of onnxruntime and the one recomputed here.
+    signal: `[N, channels]` at rate_hz. features: `[T, M]`, by kind: "log-mel bands" where the graph takes a logarithm,
+    else what is "fed to the first layer", and without any layer the frontend's "frames". layers: every recurrent layer,
+    its parts `[T, H]` by name. scores: `[T, C]` by onnxruntime, in chunks; events: likewise. reach: `[T]`, the norm of
+    the gradient of the last answer (named by `answer`) to what the first recurrent layer was fed at each frame; None
+    where there is none. apart: the largest difference between a score of onnxruntime and the one recomputed here.
     """
 
     signal: Array
+    rate_hz: float
     features: Values
     kind: str
     layers: list[tuple[str, dict[str, Values]]]
@@ -43,13 +44,19 @@ class Observed:
     apart: float
 
 
-def observe(bundle: Bundle, model: onnx.ModelProto, samples: Array, chunk_samples: int) -> Observed:
+def observe(
+    bundle: Bundle, model: onnx.ModelProto, samples: Array, chunk_samples: int, rate_hz: float | None = None
+) -> Observed:
     """Run a recording twice: by onnxruntime in chunks, and unrolled.
+
+    Args:
+        rate_hz: of the samples, for a bundle of any rate; None: the bundle's.
 
     Raises:
         ConfigError: no whole frame; an operator that `training.unrolled` does not know; a model with other axes.
     """
-    streamed = run(bundle, samples, chunk_samples=chunk_samples)
+    streamed = run(bundle, samples, chunk_samples=chunk_samples, rate_hz=rate_hz)
+    rate_hz = rate_hz or bundle.manifest.input.sample_rate_hz
     signal = as_float(np.asarray(samples).reshape(1, -1, bundle.manifest.input.channels))
     whole = bundle.frontend.block * bundle.model.block
     cut = signal[:, : signal.shape[1] // whole * whole]
@@ -59,7 +66,7 @@ def observe(bundle: Bundle, model: onnx.ModelProto, samples: Array, chunk_sample
     if not any(node.op_type in KINDS for node in model.graph.node):
         # Nothing recurrent by name (a CNN, attention, a Scan of its own): what is left to draw is what it was given.
         scores = streamed.scores[: frames.shape[1]]
-        return Observed(signal[0], frames[0], "frames", [], scores, streamed.events, None, "", 0.0)
+        return Observed(signal[0], rate_hz, frames[0], "frames", [], scores, streamed.events, None, "", 0.0)
     ran = _unrolled(bundle, model, torch.from_numpy(np.ascontiguousarray(frames)))
     says = _own_scores(bundle, ran)
     got = streamed.scores[: max(0, len(says) - bundle.model.latency)]
@@ -75,7 +82,7 @@ def observe(bundle: Bundle, model: onnx.ModelProto, samples: Array, chunk_sample
     # A net with look-ahead runs its layers over some frames twice: what is drawn is the run that is carried on.
     layers = [(kind, parts) for kind, parts in layers if len(parts["hidden"]) == frames.shape[1]]
     scores = streamed.scores[: frames.shape[1]]
-    return Observed(signal[0], features, of, layers, scores, streamed.events, reach, answer, apart)
+    return Observed(signal[0], rate_hz, features, of, layers, scores, streamed.events, reach, answer, apart)
 
 
 def read_model(bundle: Bundle, path: Path) -> onnx.ModelProto:

@@ -48,7 +48,7 @@ class View:
     @property
     def seconds(self) -> float:
         """The recording's length."""
-        return len(self.observed.signal) / self.manifest.input.sample_rate_hz
+        return len(self.observed.signal) / self.observed.rate_hz
 
     @property
     def scale(self) -> tuple[str, float]:
@@ -64,11 +64,11 @@ def draw(view: View) -> Figure:
     """All pictures, one above the other."""
     seen, (unit, unit_s) = view.observed, view.scale
     figure = Figure(layout="constrained")
-    panels = list(_panels(view, figure, 1.0 / (view.manifest.frame_rate_hz * unit_s)))
+    panels = list(_panels(view, figure, view.manifest.hop_samples / (seen.rate_hz * unit_s)))
     heights = [height for height, _ in panels]
     figure.set_size_inches(13, 1.55 * sum(heights) + 0.4)
     axes = [row[0] for row in figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)]
-    rate = view.manifest.input.sample_rate_hz * unit_s
+    rate = seen.rate_hz * unit_s
     borders = np.arange(view.chunk_samples, len(seen.signal), view.chunk_samples) / rate
     for axis, (_, draws) in zip(axes, panels, strict=True):
         draws(axis)
@@ -76,7 +76,7 @@ def draw(view: View) -> Figure:
         if len(borders) <= MOST_BORDERS:
             axis.vlines(borders, 0, 1, transform=axis.get_xaxis_transform(), color="black", linewidth=0.4, alpha=0.35)
     drawn = "drawn" if len(borders) <= MOST_BORDERS else "too many to draw"
-    length_s = view.chunk_samples / view.manifest.input.sample_rate_hz
+    length_s = view.chunk_samples / seen.rate_hz
     length = f"{length_s:,.10g} s" if length_s >= 1 else f"{1000 * length_s:g} ms"
     what = f"layer {view.layer}: {seen.layers[view.layer][0]}" if seen.layers else "no recurrent layer"
     figure.suptitle(f"{view.title}  (chunks of {length}, borders {drawn}; {what})", fontsize=11)
@@ -118,7 +118,7 @@ def _signal(axis: Any, view: View) -> None:
     signal, unit_s = view.observed.signal, view.scale[1]
     step = max(1, len(signal) // MOST_POINTS)
     cut = signal[: len(signal) // step * step].reshape(-1, step, signal.shape[1])
-    t = np.arange(len(cut)) * step / (view.manifest.input.sample_rate_hz * unit_s)
+    t = np.arange(len(cut)) * step / (view.observed.rate_hz * unit_s)
     if signal.shape[1] > 1:
         means = cut.mean(axis=1)
         axis.plot(t, (means - means.mean(axis=0)) / np.maximum(means.std(axis=0), 1e-9), linewidth=0.6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +154,8 @@ def test_time_is_told_in_a_unit_that_can_be_read_and_borders_have_an_end() -> No
     seen = observe(bundle, model, sensors(3000), chunk_samples=1000)
     few, many = (View(seen, bundle.manifest, chunk, 0, [0], "") for chunk in (1000, 2))
     assert [view.scale[0] for view in (few, many)] == ["seconds", "seconds"]
-    hourly = bundle.manifest.model_copy(
-        update={"input": bundle.manifest.input.model_copy(update={"sample_rate_hz": 1 / 3600})}
-    )
-    assert View(seen, hourly, 24, 0, [0], "").scale[0] == "days"
+    hourly = dataclasses.replace(seen, rate_hz=1 / 3600)
+    assert View(hourly, bundle.manifest, 24, 0, [0], "").scale[0] == "days"
 
     def borders(view: View) -> int:
         """Vertical lines over the topmost picture."""
