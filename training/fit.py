@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.errors import ConfigError
+from training import data
 from training.precision import Precision
 from training.task import Batch, Task
 
@@ -59,6 +60,8 @@ class Learner:
         self.precision = Precision(recipe.device, recipe.amp)
         self.net = task.build()
         task.prepare(self.net)
+        if recipe.begin:
+            self._begin(data.RUNS / recipe.begin / "weights.pt")
         self.net.to(self.precision.device)
         self.average = copy.deepcopy(self.net)
         learnt = [p for p in self.net.parameters() if p.requires_grad]
@@ -69,6 +72,15 @@ class Learner:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.logs: Any = None
+
+    def _begin(self, path: Path) -> None:
+        """With the kept weights of another run, its mean and scale among them. Raises ConfigError."""
+        if not path.is_file():
+            raise ConfigError(f"begin: no weights at {path}")
+        try:
+            self.net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["best"]["weights"])
+        except RuntimeError:
+            raise ConfigError(f"begin: the weights at {path} are of another model than this recipe makes") from None
 
     def one_pass(self, number: int, bar: bool = True) -> float:
         """`batches` batches from a fresh start; the mean loss of a segment."""

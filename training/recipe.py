@@ -30,6 +30,7 @@ class Recipe:
         the cell's class takes, `options.stride=2` on a command line.
     dropout_input, dropout, dropout_output: on the frames, between the layers, before the readout. dropout_locked: one
         mask for all frames of a segment (arXiv 1512.05287) instead of one for each.
+    begin: a run under `runs/` whose kept weights this one begins with, instead of random ones.
     leave_out: the speaker, subject or fold that no training hears; "" leaves out none.
     passes, batches, streams: passes of so many batches of B streams. A batch continues the one before it.
     segment_frames: gradients go back so far at most; the state goes on, detached. 0: over the whole batch.
@@ -52,6 +53,7 @@ class Recipe:
     dropout: float = 0.0
     dropout_locked: bool = False
     dropout_output: float = 0.0
+    begin: str = ""
     leave_out: str = ""
     passes: int = 10
     batches: int = 32

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install -e '.[training]')")
 
 from pipeline.errors import ConfigError  # noqa: E402
+from training import data, train  # noqa: E402
 from training import fit as fitting  # noqa: E402
-from training import train  # noqa: E402
 from training.fit import Delay, Learner, fit  # noqa: E402
 from training.losses import class_weights, cross_entropy, squared_error  # noqa: E402
 from training.models import Net, Standardise  # noqa: E402
@@ -90,6 +90,20 @@ def test_interrupted_and_resumed_it_ends_at_the_same_bytes(tmp_path, until):
         assert torch.equal(value, resumed.best["weights"][name])
     timeless = [[{**row, "seconds": 0} for row in learner.history] for learner in (unbroken, resumed)]
     assert timeless[0] == timeless[1]
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "RUNS", tmp_path)
+    first = fit(EchoTask(RECIPE), tmp_path / "first" / "weights.pt", bar=False)
+    second = Learner(EchoTask(replace(RECIPE, begin="first", seed=8)))
+    for name, value in first.best["weights"].items():
+        assert torch.equal(value, second.net.state_dict()[name])
+    assert equal(second.net, second.average)
+    assert second.steps == 0
+    with pytest.raises(ConfigError, match="another model"):
+        Learner(EchoTask(replace(RECIPE, begin="first", hidden=13)))
+    with pytest.raises(ConfigError, match="no weights at"):
+        Learner(EchoTask(replace(RECIPE, begin="none")))
 
 
 def test_a_run_killed_while_it_saves_keeps_the_save_before(tmp_path, monkeypatch):
