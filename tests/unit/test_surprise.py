@@ -9,12 +9,14 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -e '.[training]')")
 
 from pipeline import load  # noqa: E402
+from pipeline.batcher import Event  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
 from pipeline.model import open_runtime  # noqa: E402
 from pipeline.offline import run  # noqa: E402
+from tests import zoo  # noqa: E402
 from tests.harness import DATA  # noqa: E402
 from training import anomaly_score, nab, skab  # noqa: E402
-from training.recipes.anomaly import RECIPE  # noqa: E402
+from training.recipes.anomaly import RECIPE, task  # noqa: E402
 from training.surprise import LARGEST, OUTLYING, WIDTH, Surprise, graph  # noqa: E402
 
 SPECS = {
@@ -150,3 +152,39 @@ def test_skab_of_some_files() -> None:
         found[one.name] = anomaly_score.marks(whole.events, len(one.values), 1.0)
         assert not found[one.name][: skab.NORMAL_ROWS].any()
     assert skab.f1({one.name: one.anomaly for one in some}, found).f1 > 0.75
+
+
+def test_the_task_evaluates_whole_and_streamed(tmp_path, monkeypatch) -> None:
+    """Some short files of both corpora, laid out as they are: figures, and no difference between the two ways."""
+    few = {
+        "nab": ["data/realTraffic/speed_7578.csv", "data/realAdExchange/exchange-3_cpc_results.csv"],
+        "skab": ["data/valve2/3.csv", "data/other/1.csv"],
+    }
+    for name, files in few.items():
+        for file in files:
+            target = tmp_path / name / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(corpus(name) / file)
+    (tmp_path / "nab/combined_windows.json").symlink_to(corpus("nab") / "combined_windows.json")
+    quiet = (corpus("skab") / "data/anomaly-free/anomaly-free.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "skab/data/anomaly-free").mkdir()
+    (tmp_path / "skab/data/anomaly-free/anomaly-free.csv").write_text("".join(quiet[:600]))
+    monkeypatch.setenv("STATEBELT_DATA", str(tmp_path))
+    judged = task(RECIPE)
+    found = {name: judged.evaluate(load(name)) for name in judged.bundles}
+    assert all(result["same"] for result in found.values())
+    assert (found["anomaly"]["rows"], found["anomaly"]["all"]["windows"]) == (1127 + 1538, 4 + 3)
+    assert (found["anomaly8"]["rows"], found["anomaly8"]["groups"]["valve2"]["files"]) == (995 + 745, 1)
+    figures = judged.summary(found)
+    assert figures["nab_standard"] >= figures["nab_own_threshold"]
+    assert figures["nab_standard"] >= figures["nab_threshold_of_other_groups"]
+    assert 0.5 < figures["skab_f1"] < 1
+    with pytest.raises(ConfigError, match="6 channels; NAB's series have 1, SKAB's 8"):
+        judged.evaluate(zoo.bundle("sensor"))
+
+
+def test_alarms_are_known_when_they_are_told() -> None:
+    """A start's score at its frame; an anomaly's frames from first to last."""
+    events = [Event("anomaly_start", 600.0, 600.0, 0.6), Event("anomaly", 600.0, 1500.0, 0.9)]
+    np.testing.assert_array_equal(anomaly_score.alarms(events, 6, 1 / 300), [0, 0, 0.6, 0, 0, 0])
+    np.testing.assert_array_equal(anomaly_score.marks(events, 6, 1 / 300), [0, 0, 1, 1, 1, 0])
