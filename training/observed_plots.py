@@ -20,8 +20,8 @@ from training.observed import Observed
 MOST_BORDERS = 400
 """More chunk borders than that would be a grey wall: then none are drawn, and the title says so."""
 
-MOST_NAMED = 60
-"""More events than that are shaded, and not named."""
+MOST_NAMED = 40
+"""Labels of events; more (the steps of a forecast) are no picture."""
 
 MOST_POINTS = 4000
 FADED = 1e-8
@@ -31,7 +31,7 @@ GATES = {
     "RNN": (),
 }
 UNITS = (("days", 86_400.0), ("hours", 3_600.0), ("seconds", 1.0))
-INK, SPEECH = "#1f3a5f", "#e9b872"
+INK = "#1f3a5f"
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,9 @@ def _panels(view: View, figure: Figure, frame: float) -> Iterator[Panel]:
         hidden = chosen["hidden"]
         yield 1.2, lambda axis: _image(axis, figure, hidden, named, "hidden state h", frame, "RdBu_r", (-1.0, 1.0))
     yield 1.4, lambda axis: _scores(axis, view, frame)
+    rows = sorted({event.label for event in seen.events})
+    if 0 < len(rows) <= MOST_NAMED:
+        yield 0.4 + 0.11 * len(rows), lambda axis: _events(axis, view, rows)
     if seen.reach is not None:
         reach = seen.reach
         yield 1.0, lambda axis: _reach(axis, reach, seen.answer, frame)
@@ -114,7 +117,7 @@ def _gate(axis: Any, figure: Figure, values: NDArray[Any], names: list[str], tit
 
 
 def _signal(axis: Any, view: View) -> None:
-    """The signal, thinned to its extremes (several sensors: each by its own deviation); events shaded and named."""
+    """The signal, thinned to its extremes (several sensors: each by its own deviation)."""
     signal, unit_s = view.observed.signal, view.scale[1]
     step = max(1, len(signal) // MOST_POINTS)
     cut = signal[: len(signal) // step * step].reshape(-1, step, signal.shape[1])
@@ -126,13 +129,20 @@ def _signal(axis: Any, view: View) -> None:
     else:
         axis.fill_between(t, cut.min(axis=1)[:, 0], cut.max(axis=1)[:, 0], color=INK, linewidth=0.5)
         axis.set_ylabel("signal")
-    lasting = [event for event in view.observed.events if event.end_s > event.start_s]
-    for n, event in enumerate(lasting):
-        axis.axvspan(event.start_s / unit_s, event.end_s / unit_s, color=SPEECH, alpha=0.45, linewidth=0)
-        if len(lasting) <= MOST_NAMED:
-            middle, height = (event.start_s + event.end_s) / 2 / unit_s, 0.98 - 0.13 * (n % 2)
-            told, place = f"{event.label} {event.score:.2f}", axis.get_xaxis_transform()
-            axis.text(middle, height, told, transform=place, ha="center", va="top", fontsize=8)
+
+
+def _events(axis: Any, view: View, rows: list[str]) -> None:
+    """A row a label; what lasts no time (the start of something) is a tick."""
+    unit_s, seen = view.scale[1], view.observed
+    least = view.seconds / unit_s / 1000
+    for row, label in enumerate(rows):
+        spans = [
+            (e.start_s / unit_s, max((e.end_s - e.start_s) / unit_s, least)) for e in seen.events if e.label == label
+        ]
+        axis.broken_barh(spans, (row - 0.4, 0.8), facecolors=f"C{row % 10}", linewidth=0)
+    axis.set_yticks(range(len(rows)), rows, fontsize=7)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_ylabel("events")
 
 
 def _image(

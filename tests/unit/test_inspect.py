@@ -10,10 +10,11 @@ import onnx
 import pytest
 import soundfile
 import torch
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from pipeline.batcher import Event
 from pipeline.bundle import SHIPPED, Bundle, from_bytes, load
 from pipeline.errors import ConfigError
 from pipeline.manifest import IdentityFrontend, InputSpec, Manifest, Provenance, ScoresHead
@@ -164,6 +165,20 @@ def test_time_is_told_in_a_unit_that_can_be_read_and_borders_have_an_end() -> No
 
     assert borders(few) == 2
     assert borders(many) == 0
+
+
+def test_events_have_a_row_each_label_whose_bars_lie_where_they_were() -> None:
+    bundle, model = made("rnn")
+    heard = [Event("no", 0.5, 1.0, 0.9), Event("yes", 2.0, 2.5, 0.9), Event("no", 3.0, 3.0, 0.9)]
+    seen = dataclasses.replace(observe(bundle, model, sensors(200), chunk_samples=50), events=heard)
+    figure = draw(View(seen, bundle.manifest, 50, 0, [0], ""))
+    (axis,) = (axis for axis in figure.axes if axis.get_ylabel() == "events")
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["no", "yes"]
+    drawn = [one for one in axis.collections if isinstance(one, PolyCollection)]
+    bars = [path.get_extents() for one in drawn for path in one.get_paths()]
+    assert [(round(b.x0, 3), round(b.x1, 3), round(b.y0 + 0.4)) for b in bars] == [
+        (0.5, 1.0, 0), (3.0, 3.004, 0), (2.0, 2.5, 1),
+    ]  # fmt: skip
 
 
 def test_columns_of_a_table_are_chosen(tmp_path: Path) -> None:
