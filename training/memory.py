@@ -51,7 +51,7 @@ def variants(task: str) -> list[Variant]:
 
 def study(task: str, chosen: list[Variant], settings: Variant, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Train the variants that are not `known`, one after the other; each is `known`'s next entry."""
-    module = find(task)
+    module, commit = find(task), runs.commit()
     for variant in chosen:
         recipe = module.RECIPE.overridden({**settings, **variant})
         done = next((run for run in known if run["variant"] == variant and run["recipe"] == _plain(recipe)), None)
@@ -63,7 +63,7 @@ def study(task: str, chosen: list[Variant], settings: Variant, known: list[dict[
         learner = fit(made, bar=False)
         yield {
             "variant": variant,
-            "commit": runs.commit(),
+            "commit": commit,
             "recipe": _plain(recipe),
             "parameters": learner.net.parameter_count,
             "seconds": round(time.monotonic() - began, 1),
