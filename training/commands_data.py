@@ -32,24 +32,34 @@ WORDS = (
 LABELS = (*WORDS, BACKGROUND)
 NOTHING = len(WORDS)
 PACES = (0.85, 0.92, 1.0, 1.08, 1.18)
-_MARGIN_S = (0.06, 0.1)  # kept before and after the loud part: where a word fades in and out
+_QUIET_DB = 42.0  # under the loudest: what a word's quiet ends (a final m) may fall to
+_MARGIN = RATE_HZ // 20  # and samples kept beyond them
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording of a word, `[N]` float32 at 16 kHz; start and end: where it is loud, in samples."""
+    """One recording of a word, `[N]` float32 at 16 kHz. In samples: where it is loud (start, end), and where it is said
+    with its quiet ends (first, last)."""
 
     samples: Samples
     label: int
     speaker: str
     start: int
     end: int
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, samples: Samples, label: int, speaker: str) -> Clip:
+        """With the word found in it."""
+        quiet = loud(samples, _QUIET_DB)
+        first, last = max(0, quiet[0] - _MARGIN), min(samples.size, quiet[1] + _MARGIN)
+        return cls(samples, label, speaker, *loud(samples), first, last)
 
     @property
     def word(self) -> Samples:
-        """The loud part, with a little around it."""
-        before, after = (int(s * RATE_HZ) for s in _MARGIN_S)
-        return self.samples[max(0, self.start - before) : self.end + after]
+        """The word alone."""
+        return self.samples[self.first : self.last]
 
 
 @cache
@@ -58,9 +68,8 @@ def clips(split: str, speakers: int = 0) -> tuple[Clip, ...]:
     found = []
     folders = sorted(folder for folder in (data.corpus("arabic_commands") / split).iterdir() if folder.is_dir())
     for file in [file for folder in folders[: speakers or None] for file in sorted(folder.glob("*.flac"))]:
-        samples = data.read(file, RATE_HZ)
-        start, end = loud(samples)
-        found.append(Clip(samples, WORDS.index(file.stem.rsplit("_", 1)[0]), file.parent.name, start, end))
+        label = WORDS.index(file.stem.rsplit("_", 1)[0])
+        found.append(Clip.of(data.read(file, RATE_HZ), label, file.parent.name))
     return tuple(found)
 
 
@@ -89,7 +98,7 @@ def _noise_folder() -> Path:
     return data.corpus("noise")
 
 
-def loud(x: Samples, below_db: float = 27.0, hop: int = 160) -> tuple[int, int]:
+def loud(x: Samples, below_db: float = 33.0, hop: int = 160) -> tuple[int, int]:
     """First sample of the word in a clip, and one past the last: what lies within `below_db` of its loudest 10 ms."""
     power = np.square(x[: x.size // hop * hop]).reshape(-1, hop).mean(axis=1)
     high = np.flatnonzero(power >= power.max(initial=0.0) * 10 ** (-below_db / 10))
@@ -184,7 +193,7 @@ class Composer:
             if at + part.size > x.size:
                 break
             x[at : at + part.size] += part * np.float32(augment.decibels(gain_db + rng.normal(0.0, 1.5)))
-            before, after = (int(s * RATE_HZ / pace / rate) for s in _MARGIN_S)
+            before, after = (int(n / pace / rate) for n in (clip.start - clip.first, clip.last - clip.end))
             spans.append((label, at + before, at + max(before + 1, part.size - after)))
             at += part.size + int(rng.exponential(recipe.gap_s) * RATE_HZ)
         if rng.random() < recipe.reverberant:

@@ -24,8 +24,7 @@ def word(label: int, speaker: str = "a") -> Clip:
     t = np.arange(RATE_HZ) / RATE_HZ
     x = 1e-5 * np.random.default_rng(label).standard_normal(RATE_HZ)
     x[4000:10_400] += 0.3 * np.sin(2 * np.pi * (300 + 50 * label) * t)[4000:10_400]
-    start, end = loud(x.astype(np.float32))
-    return Clip(x.astype(np.float32), label, speaker, start, end)
+    return Clip.of(x.astype(np.float32), label, speaker)
 
 
 @pytest.fixture
@@ -37,7 +36,8 @@ def composer(monkeypatch) -> Composer:
 def test_the_loud_part_is_where_the_word_is():
     clip = word(3)
     assert (clip.start, clip.end) == (4000, 10_400)
-    assert clip.word.size == 6400 + int(0.16 * RATE_HZ)
+    assert (clip.first, clip.last) == (4000 - 800, 10_400 + 800)
+    assert clip.word.size == 8000
     assert loud(np.zeros(960, np.float32)) == (0, 960)
 
 
