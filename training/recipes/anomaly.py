@@ -100,7 +100,10 @@ class AnomalyTask(Task[Anomaly]):
             licence="Apache-2.0",
             provenance=provenance,
             input=InputSpec(
-                sample_rate_hz=1 / 300 if single else 1.0, channels=spec.channels, sample_type="float32"
+                sample_rate_hz=1 / 300 if single else 1.0,
+                channels=spec.channels,
+                sample_type="float32",
+                any_rate=True,  # it counts values: a day is as long as its lags, whatever the clock says
             ),
             frontend=IdentityFrontend(),
             model=ModelSpec(
