@@ -12,6 +12,7 @@ own pictures. Started again it goes on after its last pass and ends at the same 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,8 @@ def chosen(task: str, settings: dict[str, str], tiny: bool = False) -> Task[Any]
     what stands there. Raises ConfigError."""
     module = find(task)
     recipe = module.RECIPE.overridden(module.TINY) if tiny else module.RECIPE
+    if settings.get("cell", recipe.cell) != recipe.cell:
+        recipe = dataclasses.replace(recipe, options={})  # they were the other cell's own
     sizes = {} if tiny else getattr(module, "SIZES", {}).get(settings.get("cell"), {})
     return module.task(recipe.overridden({**sizes, **settings}))
 

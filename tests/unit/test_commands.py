@@ -162,6 +162,7 @@ def test_a_speaker_who_is_left_out_is_judged_and_not_learnt_from():
 
 
 def test_an_architecture_that_is_asked_for_gets_its_size_and_what_is_set_besides():
-    made = chosen("commands", {"cell": "crnn", "hidden": "48"}).recipe
-    assert (made.cell, made.hidden, made.options["taps"]) == ("crnn", 48, (3, 3))
+    made = chosen("commands", {"cell": "lstm", "hidden": "48"}).recipe
+    assert (made.cell, made.layers, made.hidden, made.options) == ("lstm", 2, 48, {})
     assert chosen("commands", {}).recipe == RECIPE
+    assert chosen("commands", {"cell": "crnn"}).recipe == RECIPE

@@ -85,31 +85,26 @@ class Commands(Recipe):
 
 
 RECIPE = Commands(
-    cell="lstm",
-    layers=2,
-    hidden=128,
+    cell="crnn",
+    layers=1,
+    hidden=160,
+    options={"channels": (24, 48), "taps": (3, 3)},
     dropout=0.2,
     dropout_output=0.2,
     dropout_locked=True,
-    passes=16,
+    passes=20,
     batches=800,
     streams=16,
     learning_rate=3e-3,
     weight_decay=1e-2,
     average=0.998,
 )
-SIZES = {
-    "crnn": {
-        "layers": "1",
-        "hidden": "160",
-        "options.channels": "24,48",
-        "options.taps": "3,3",
-    }
-}
+SIZES = {"lstm": {"layers": "2", "hidden": "128", "passes": "16"}}
 TINY = {
     "layers": "1",
     "hidden": "32",
     "mels": "20",
+    "options.channels": "4,8",
     "speakers": "1",
     "streams": "8",
     "stream_frames": "64",
