@@ -21,7 +21,7 @@ from pipeline.consumer import Consumer
 from pipeline.manifest import InputSpec
 from pipeline.offline import run
 from tests import zoo
-from tests.harness import collect, spoken, whole, worker
+from tests.harness import collect, spoken, until, whole, worker
 from tests.unit.test_cli import statebelt
 
 SPEC = zoo.bundle("sensor").manifest.input
@@ -97,7 +97,8 @@ def test_verify_takes_sensors(tmp_path: Path, bundle: Path) -> None:
 def test_what_is_pushed_is_what_run_says(url: str, tmp_path: Path, flags: tuple[str, ...]) -> None:
     paths = [npz(tmp_path / "a.npz", 333), npz(tmp_path / "b.npz", 200, seed=1)]
     bundle = zoo.bundle("sensor")
-    with worker(url, bundle, topic="phones"):
+    with worker(url, bundle, topic="phones") as made:  # there is the topic then: a .npz file tells no rate
+        until(lambda: bool(made.owned), "its partitions")
         statebelt("push", *paths, "--topic", "phones", "--url", url, *flags)
         with Consumer("phones", "digits", url=url, start="beginning") as consumer:
             found = collect(consumer, ["a", "b"])

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 from pipeline.bundle import SHIPPED, load  # noqa: E402
 from pipeline.consumer import Consumer  # noqa: E402
 from pipeline.offline import run  # noqa: E402
-from tests.harness import DATA, assert_exact, collect, worker  # noqa: E402
+from tests.harness import DATA, assert_exact, collect, until, worker  # noqa: E402
 from tests.unit.test_cli import statebelt  # noqa: E402
 from training import activity_data, forecast_data, sensing  # noqa: E402
 from training.forecast_net import ForecastNet  # noqa: E402
@@ -151,7 +151,8 @@ def test_the_net_by_its_formula() -> None:
 def test_the_shipped_activity_bundle_through_a_topic_as_run_says(url: str) -> None:
     """A recording of the corpus, pushed from its file: every event of `run`, byte for byte."""
     bundle, path = load("activity"), sorted((DATA / "activity").glob("exp*.npz"))[0]
-    with worker(url, bundle, topic="phones"):
+    with worker(url, bundle, topic="phones") as made:
+        until(lambda: bool(made.owned), "its partitions")
         statebelt("push", path, "--topic", "phones", "--rate", 50, "--chunk-ms", 730, "--url", url)
         with Consumer("phones", "digits", url=url, start="beginning") as consumer:
             found = collect(consumer, [path.stem])
