@@ -75,7 +75,10 @@ def read_weights(task: str, path: Path) -> tuple[Task[Any], Net]:
         raise ConfigError(f"no weights at {path}: run `python -m training.train {task}` first, or name another run")
     module = find(task)
     state = torch.load(path, weights_only=True, map_location="cpu")
-    made = module.task(type(module.RECIPE).from_dict(state["recipe"]))
+    now = module.RECIPE.to_dict()
+    # The head, what is made of the scores, is no part of the training: as the recipe has it now.
+    values = {**state["recipe"], **({"head": now["head"]} if "head" in now else {})}
+    made = module.task(type(module.RECIPE).from_dict(values))
     net = made.build()
     try:
         net.load_state_dict(state["best"]["weights"])

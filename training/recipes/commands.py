@@ -28,11 +28,11 @@ from training.recipe import Recipe
 from training.task import Batch, Task, encoder_of
 
 HEAD = Head(
-    smooth_frames=4,
+    smooth_frames=6,
     threshold=0.6,
     final_frames=80,
-    lead_frames=12,
-    trail_frames=6,
+    lead_frames=10,
+    trail_frames=13,
     tail_frames=12,
 )
 NOISES_DB = (10.0, 0.0)
