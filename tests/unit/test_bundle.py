@@ -271,9 +271,11 @@ class Whole:
         if len(signal) == 0:
             return np.empty((0, self.manifest.model.features), np.float32)
         window, hop = frontend.window_samples, frontend.hop_samples
-        padded = np.concatenate([np.zeros(window - hop), signal[:, 0]])
+        padded = np.concatenate([np.zeros((window - hop, signal.shape[1])), signal])
         if frontend.kind == "window":
-            return np.array([padded[t * hop : t * hop + window] for t in range(len(signal) // hop)], np.float32)
+            parts = [padded[t * hop : t * hop + window].reshape(-1) for t in range(len(signal) // hop)]
+            return np.array(parts, np.float32)
+        padded = padded[:, 0]
         hann = np.sin(np.pi * np.arange(window) / window) ** 2
         parts = [padded[t * hop : t * hop + window] * hann for t in range(len(signal) // hop)]
         return np.array([np.abs(np.fft.rfft(part)) ** 2 for part in parts], np.float32)
