@@ -66,7 +66,18 @@ def _training(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     metrics = json.loads(path.read_text())
-    names = ("command", "commit", "seed", "seconds", "cpu_seconds", "threads", "parameters", "history")
+    names = (
+        "command",
+        "commit",
+        "created",
+        "seed",
+        "recipe",
+        "seconds",
+        "cpu_seconds",
+        "threads",
+        "parameters",
+        "history",
+    )
     return {"training": {name: metrics[name] for name in names}}
 
 
@@ -93,6 +104,8 @@ def main(
         "scores": scores,
         "folds": found,
     }
+    if len(found) == 1 and "training" in next(iter(found.values())):
+        report["recipe"] = next(iter(found.values()))["training"].pop("recipe")  # as it was then
     name = run if run and "{" not in run else task
     output = data.RUNS / name / "evaluation.json"
     runs.write_json(output, report)
