@@ -70,9 +70,10 @@ def main(
             if name in report["variants"]:
                 continue
             made = train.chosen(task, {**common, **settings})
+            begun = runs.about(made.recipe)
             learner = fit(made, bar=False)
             report["variants"][name] = {
-                **runs.about(made.recipe),
+                **begun,
                 "settings": settings,
                 "seconds": round(learner.seconds, 1),
                 "cpu_seconds": round(learner.cpu_seconds, 1),

@@ -44,12 +44,12 @@ def chosen(task: str, settings: dict[str, str], tiny: bool = False) -> Task[Any]
     return module.task(recipe.overridden({**sizes, **settings}))
 
 
-def finish(task: Task[Any], name: str, learner: Learner, folder: Path) -> dict[str, Any]:
-    """Write what a run is remembered by; the figures."""
+def finish(name: str, begun: dict[str, Any], learner: Learner, folder: Path) -> dict[str, Any]:
+    """Write what a run is remembered by; the figures. begun: `runs.about` it, when it began."""
     learner.average.load_state_dict(learner.best["weights"])
     figures = {
         "task": name,
-        **runs.about(task.recipe),
+        **begun,
         "seconds": round(learner.seconds, 1),
         "cpu_seconds": round(learner.cpu_seconds, 1),
         "threads": torch.get_num_threads(),
@@ -60,15 +60,16 @@ def finish(task: Task[Any], name: str, learner: Learner, folder: Path) -> dict[s
     }
     plot_curves(learner.history, folder / "curves.png")
     with torch.no_grad():
-        figures |= task.report(learner.average.eval(), folder)
+        figures |= learner.task.report(learner.average.eval(), folder)
     runs.write_json(folder / "metrics.json", figures)
     return figures
 
 
 def train(task: Task[Any], name: str, folder: Path, bar: bool = True) -> dict[str, Any]:
     """Train into a folder, or go on there; the figures."""
+    begun = runs.about(task.recipe)
     learner = fit(task, folder / "weights.pt", bar=bar, logs=True)
-    return finish(task, name, learner, folder)
+    return finish(name, begun, learner, folder)
 
 
 def main(
