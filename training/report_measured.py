@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from pipeline.bundle import load
 from pipeline.errors import StatebeltError
-from training import anomaly_score, compare, forecast_data, inspect, report_live, report_plots, report_sections
-from training.observed_plots import draw
+from training import anomaly_score, compare, forecast_data, report_live, report_plots, report_sections
 from training.quantise import compared, variant
 from training.recipes import forecast
 from training.report_bars import Metrics
@@ -128,39 +127,26 @@ def int8(metrics: Metrics, seconds: float) -> Section:
             _, after = variant(path.read_bytes(), name=path.name, recording=signal[:MOST_VARIED], streams=4)
             found = compared(before, after, signal, seconds=seconds)
         except StatebeltError as error:
-            rows.append((path.stem, *[NONE] * 7, str(error)[:120]))
+            rows.append((path.stem, *[NONE] * 5, str(error)[:120]))
             continue
         rows.append(
             (path.stem, *(f"{size / 1024:,.0f}" for size in found["file_bytes"]),
              *(number(one) for one in found["live_streams_a_core"]),
-             _percent(metrics.get(path.stem, {}).get("scores", {}).get("accuracy_streaming")),
-             _percent(metrics.get(f"{path.stem}-int8", {}).get("scores", {}).get("accuracy_streaming")),
              f"{found['largest_difference']:.3g} of {found['span']:.3g}",
              f"depends, up to {found['tolerance']:.1e}" if found["depends_on_batch"] else "exact")
         )  # fmt: skip
-    heads = (
-        "bundle", "KiB", "int8", "streams a core", "int8", "accuracy", "int8", "largest difference of a score",
-        "batch and cut",
-    )  # fmt: skip
-    section.parts += [paragraph(about), table(heads, rows, numbers=range(1, 8))]
-    section.parts.append(
-        made_by("python -m training.quantise pipeline/bundles/NAME.onnx -o runs/NAME-int8.onnx", "live")
-    )
-    if not any(name.endswith("-int8") for name in metrics):
-        section.parts.append(absent("python -m training.evaluate commands --bundle runs/commands-int8.onnx"))
-    return section
-
-
-def memory_seen() -> Section:
-    """The demo's recording through the digits bundle, observed."""
-    section = Section("seen", "The memory, seen")
-    seen, apart = inspect.view(report_live.DEMO, "digits")
-    caption = (
-        "Twelve digits by twelve voices; eight units of the second layer. Gates recomputed from the weights in the "
-        f"file: their scores are at most {apart:.1e} from onnxruntime's. Grey lines: borders of the chunks."
-    )
-    command = "make inspect FILE=pipeline/recordings/digits.flac"
-    section.parts += [picture(draw(seen), caption, dpi=80), made_by(command, "live")]
+    heads = ("bundle", "KiB", "int8", "streams a core", "int8", "largest difference of a score", "batch and cut")
+    section.parts += [paragraph(about), table(heads, rows, numbers=range(1, 6))]
+    command = "python -m training.quantise pipeline/bundles/NAME.onnx -o runs/NAME-int8.onnx"
+    section.parts += [made_by(command, "live"), heading("What it costs in accuracy")]
+    pairs = [(name.removesuffix("-int8"), one) for name, one in metrics.items() if name.endswith("-int8")]
+    for name, one in pairs:
+        before, after = (each.get("scores", {}) for each in (metrics.get(name, {}), one))
+        rows = [(key.replace("_", " "), number(before[key]), number(after[key])) for key in after if key in before]
+        section.parts += [table((name, "float32", "int8"), rows, numbers=(1, 2)), report_sections.source(one)]
+    if not pairs:
+        command = "python -m training.evaluate commands --bundle runs/commands-int8.onnx --run commands-int8 --keep"
+        section.parts.append(absent(command))
     return section
 
 

@@ -65,7 +65,11 @@ def learning(metrics: Metrics) -> Section:
     section = Section("learning", "Learning curves")
     for name in TRAINED:
         section.parts.append(heading(name))
-        found = {key: one for key, one in metrics.items() if key.split("-")[0] == name and histories(one)}
+        found = {
+            key: one
+            for key, one in metrics.items()
+            if key.split("-")[0] == name and histories(one) and not key.endswith("-int8")
+        }
         for key, one in found.items():
             if "variants" not in one:
                 section.parts += [picture(report_plots.curves(histories(one)), f"{key}.json"), trained_by(one)]
@@ -117,8 +121,12 @@ def confusions(metrics: Metrics) -> Section:
 
 
 def of_task(metrics: Metrics, task: str) -> list[tuple[str, dict[str, Any]]]:
-    """Evaluations of a task, by file: its own, and those of other runs of it."""
-    return [(k, one) for k, one in metrics.items() if k.split("-")[0] == task and "scores" in one]
+    """Evaluations of a task in float32, by file: its own, and those of other runs of it."""
+    return [
+        (k, one)
+        for k, one in metrics.items()
+        if k.split("-")[0] == task and "scores" in one and not k.endswith("-int8")
+    ]
 
 
 def _labels(task: str, count: int) -> list[str]:
