@@ -66,6 +66,7 @@ def _training(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     metrics = json.loads(path.read_text())
+    begin = metrics["recipe"].get("begin", "")
     names = (
         "command",
         "commit",
@@ -78,7 +79,13 @@ def _training(folder: Path) -> dict[str, Any]:
         "parameters",
         "history",
     )
-    return {"training": {name: metrics[name] for name in names}}
+    before = _training(data.RUNS / begin) if begin else {}
+    return {"training": {**{name: metrics[name] for name in names}, "begun_with": before.get("training")}}
+
+
+def _seconds(training: dict[str, Any] | None) -> float:
+    """Of a run, and of the one that it began with."""
+    return training["seconds"] + _seconds(training["begun_with"]) if training else 0.0
 
 
 def main(
@@ -99,7 +106,7 @@ def main(
     report = {
         "task": task,
         **runs.about(made.recipe),
-        "seconds": round(sum(r.get("training", {}).get("seconds", 0.0) for r in found.values()), 1),
+        "seconds": round(sum(_seconds(r.get("training")) for r in found.values()), 1),
         "evaluation_seconds": round(time.monotonic() - began, 1),
         "scores": scores,
         "folds": found,
