@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from pipeline.bundle import load
 from pipeline.errors import StatebeltError
-from training import anomaly_score, compare, forecast_data, report_live, report_plots, report_sections
+from training import anomaly_score, compare, forecast_data, inspect, report_live, report_plots, report_sections
+from training.observed_plots import draw
 from training.quantise import compared, variant
 from training.recipes import forecast
 from training.report_bars import Metrics
@@ -147,6 +148,19 @@ def int8(metrics: Metrics, seconds: float) -> Section:
     if not pairs:
         command = "python -m training.evaluate commands --bundle runs/commands-int8.onnx --run commands-int8 --keep"
         section.parts.append(absent(command))
+    return section
+
+
+def memory_seen() -> Section:
+    """The demo's recording through the digits bundle, observed."""
+    section = Section("seen", "The memory, seen")
+    seen, apart = inspect.view(report_live.DEMO, "digits")
+    caption = (
+        "Twelve digits by twelve voices; eight units of the second layer. Gates recomputed from the weights in the "
+        f"file: their scores are at most {apart:.1e} from onnxruntime's. Grey lines: borders of the chunks."
+    )
+    command = "make inspect FILE=pipeline/recordings/digits.flac"
+    section.parts += [picture(draw(seen), caption, dpi=80), made_by(command, "live")]
     return section
 
 
