@@ -10,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install -e '.[training]')")
 pytest.importorskip("librosa", reason="librosa is not installed (pip install -e '.[training]')")
 
+from pipeline.bundle import load  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
-from training import augment, commands_data, commands_scenes, data  # noqa: E402
+from training import augment, commands_data, commands_scenes, data, keywords  # noqa: E402
 from training.commands_data import LABELS, NOTHING, RATE_HZ, WORDS, Clip, Composer, _mark, loud  # noqa: E402
 from training.recipes.commands import RECIPE, hidden, pooled_loss, task  # noqa: E402
 from training.train import chosen  # noqa: E402
@@ -166,3 +167,16 @@ def test_an_architecture_that_is_asked_for_gets_its_size_and_what_is_set_besides
     assert (made.cell, made.layers, made.hidden, made.options) == ("lstm", 2, 48, {})
     assert chosen("commands", {}).recipe == RECIPE
     assert chosen("commands", {"cell": "crnn"}).recipe == RECIPE
+
+
+def test_the_shipped_bundle_hears_a_speaker_it_never_heard():
+    if not (data.folder() / "arabic_commands").is_dir():
+        pytest.skip(f"corpus 'arabic_commands' is not at {data.folder()}")
+    heard = commands_data.clips("val", 1)[::4]
+    bundle = load("commands")
+    assert bundle.manifest.labels == LABELS
+    assert bundle.size_bytes <= 4_000_000
+    found = keywords.judged(bundle, [clip.samples for clip in heard], [clip.label for clip in heard])
+    assert found["same"]
+    assert found["clips"] == 50
+    assert found["accuracy_streaming"] >= 0.9
