@@ -5,7 +5,7 @@ frames of blanks, the last of which is the sign, then S frames in which they are
 of them: ln K = 2.08 nats and 1 of 8 right. Unlike in the adding problem, all of the state is needed at once.
 
 Cost: 1200 batches of 50 sequences, one core: LSTM about one minute, GRU two or three, simple RNN half a minute.
-Expected: LSTM and GRU say more than nine of ten right, the simple RNN hardly more than the first.
+Expected: LSTM and GRU say more than nine of ten right, the simple RNN guesses.
 `python -m training.memory copying` trains them all.
 """
 
