@@ -9,7 +9,7 @@ share of 1 - lahead / tsteps stays unexplained. So with lahead < tsteps only the
 though its gradients end where a segment begins; with lahead >= tsteps both do. (Keras showed this as its "stateful
 LSTM" example; there with a window of 2 and segments of 1.)
 
-Cost: about 20 s each on one core. Expected, with tsteps 3 and lahead 1: 4 % of the variance left unexplained where state
+Cost: about 20 s each, one core. Expected, with tsteps 3 and lahead 1: 4 % of the variance left unexplained where state
 is carried (2 to 12 % over nine runs of other seeds, sizes and rates: no gradient crosses a frame there), at least 67 %
 where it is not.
 `python -m training.memory moving_average` trains all; `training/metrics/moving_average.json`.
