@@ -168,7 +168,7 @@ def sensors() -> Section:
     """What the sensors' shipped models say of series that they did not learn from; where the corpora are."""
     section = Section("sensors", "Sensors, foretold and watched")
     foretold = "ETTh1, ten days of the test months: what came (black), and what was foretold at midnight."
-    watched = "NAB and SKAB: what is labelled (shaded), what the head told (red). No label was used."
+    watched = "NAB and SKAB: what is labelled (shaded), what the head told (red)."
     drawn = {"forecast": (_forecasts, foretold), "anomaly": (anomaly_score.pictures, watched)}
     for name, (draws, caption) in drawn.items():
         section.parts.append(heading(name))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 History = list[dict[str, float]]
 
@@ -44,6 +44,8 @@ def curves(histories: Mapping[str, History]) -> Figure:
         axes[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes[0].yaxis.set_major_formatter("{x:g}")
         axes[0].yaxis.set_minor_formatter(NullFormatter())
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set(xlabel="passes", ylabel="loss: thin learnt from, thick validation")
     if len(histories) > 1:
         axes[0].legend(frameon=False, fontsize=7)
