@@ -55,6 +55,9 @@ class Learner:
 
     def __init__(self, task: Task[Any]) -> None:
         recipe = task.recipe
+        for name in ("label_smoothing", "class_balance"):
+            if getattr(recipe, name) and name not in task.reads:
+                raise ConfigError(f"{recipe.name}: the loss of this task has no {name}; leave it at 0")
         torch.manual_seed(recipe.seed)
         self.task, self.recipe = task, recipe
         self.precision = Precision(recipe.device, recipe.amp)

@@ -64,11 +64,13 @@ class Task(ABC, Generic[R]):
 
     folds: the names of `recipe.leave_out` over which `training.evaluate` goes; () where the corpus has a split of its
     own. max_bytes: of the exported bundle. note: what its provenance says of its scores.
+    reads: which of the recipe's `label_smoothing` and `class_balance` its loss reads; the trainer refuses the others.
     """
 
     folds: tuple[str, ...] = ()
     bundles: tuple[str, ...] = ()
     max_bytes: int = 1_000_000
+    reads: tuple[str, ...] = ()
     note: str = ""
 
     def __init__(self, recipe: R) -> None:

@@ -232,6 +232,11 @@ def test_a_net_that_answers_late_learns_all_the_same():
     assert learner.history[-1]["loss"] < 0.2  # of 1, so it is asked for the right frame
 
 
+def test_a_field_that_a_task_does_not_read_is_refused():
+    with pytest.raises(ConfigError, match="echo: the loss of this task has no class_balance"):
+        Learner(EchoTask(replace(RECIPE, class_balance=0.5)))
+
+
 def test_class_weights_make_rare_classes_count():
     counts = torch.tensor([10, 30, 0])
     assert class_weights(counts, 0.0).tolist() == [1, 1, 1]

@@ -129,6 +129,7 @@ class CommandsTask(Task[Commands]):
     """18 speakers to learn from, 6 to judge by: the corpus's own split."""
 
     max_bytes = 4_000_000
+    reads = ("label_smoothing",)
     note = (
         "scores: the corpus's six val speakers, from whom nothing was learnt; what is done to the training words was "
         "chosen looking at them, so read these as a little optimistic"

@@ -101,6 +101,7 @@ class DigitsTask(Task[Digits]):
     """Four real speakers, one left out by each fold; synthetic voices, words of other languages, noise."""
 
     folds = data.SPEAKERS
+    reads = ("label_smoothing",)
     note = "scores: leave-one-speaker-out folds of the same recipe; the shipped weights heard all four speakers"
 
     def __init__(self, recipe: Digits, pools: Pools | None = None) -> None:
