@@ -76,6 +76,7 @@ def main(
     """Compare variants of a task."""
     train.threads(1)
     path = runs.METRICS / f"{task}-{what}.json"
+    commit = runs.commit()  # of the code that runs, whatever is committed meanwhile
     try:
         common = {**BUDGET, **LIGHT.get(task, {}), **parse_settings(setting or [])}
         report: dict[str, Any] = {"task": task, "what": what, "budget": common, "variants": {}}
@@ -89,6 +90,7 @@ def main(
             learner = fit(made, bar=False)
             report["variants"][name] = {
                 **begun,
+                "commit": commit,
                 "settings": settings,
                 "seconds": round(learner.seconds, 1),
                 "cpu_seconds": round(learner.cpu_seconds, 1),
@@ -97,7 +99,7 @@ def main(
                 "latency_frames": learner.net.latency,
                 "history": learner.history,
             }
-            report |= {k: v for k, v in runs.about(made.recipe).items() if k != "recipe"}
+            report |= {k: v for k, v in runs.about(made.recipe).items() if k != "recipe"} | {"commit": commit}
             report["seconds"] = round(sum(v["seconds"] for v in report["variants"].values()), 1)
             runs.write_json(path, report)
             print(name, {k: round(v, 4) for k, v in learner.history[-1].items()}, flush=True)
