@@ -1,8 +1,9 @@
-"""Fixtures for tests that need a Redis: a real one, never a mock."""
+"""Fixtures for tests that need a Redis: a real one, never a mock. And what training leaves behind is put right."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -36,3 +37,11 @@ def redis_client(url: str) -> Iterator[redis.Redis]:
     """A client of an empty server."""
     with connect(url) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Training in this process has torch flush them to zero; what follows is to see a common processor."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)

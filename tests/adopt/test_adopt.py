@@ -200,7 +200,8 @@ def test_what_is_printed_and_what_is_written(tmp_path: Path) -> None:
     out, _ = statebelt("inspect", output, "--json")
     manifest = json.loads(out)["manifest"]
     assert manifest["labels"] == ["a", "b", "c"]
-    assert manifest["input"] == {"sample_rate_hz": 50.0, "channels": F, "sample_type": "float32"}
+    expected = {"sample_rate_hz": 50.0, "channels": F, "sample_type": "float32", "any_rate": False}
+    assert manifest["input"] == expected
     out, _ = statebelt("adopt", path, "-o", output, "--rate", 50, "--json")
     assert {line["what"] for line in json.loads(out)["findings"]} >= {"state", "axes", "scores a frame"}
     _, err = statebelt("adopt", path, "-o", path, "--rate", 50, code=2)

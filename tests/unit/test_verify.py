@@ -127,6 +127,10 @@ def advice(checks: dict[str, Check], tolerance: float = 0.0) -> str:
     return conclusion(list(checks.values()), tolerance)
 
 
+CALM = {"anomaly8"}
+"""Whose head has nothing to say of the signal that `verify` makes up: it learns what is usual from any noise."""
+
+
 class TestSound:
     @pytest.mark.parametrize("name", zoo.ZOO)
     def test_the_zoo_is_exact(self, name: str) -> None:
@@ -135,7 +139,12 @@ class TestSound:
         assert all(check.ok and check.difference == 0 and check.where is None for check in checks.values())
         assert all(check.frames > 0 for check in checks.values())
         assert checks["repeat"].span > 0.1
-        assert {name: check.note for name, check in checks.items() if check.note} == {}
+        notes = {check: found.note for check, found in checks.items() if found.note}
+        if name in CALM:
+            assert list(notes) == ["repeat"]
+            assert "no event came about" in notes["repeat"]
+        else:
+            assert notes == {}
         assert advice(checks) == EXACT
 
     def test_the_smallest_model(self) -> None:
