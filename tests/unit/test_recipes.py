@@ -68,6 +68,18 @@ def test_a_recipe_is_named_as_its_module_and_says_what_it_costs(name):
     assert "expected" in about
 
 
+@pytest.mark.parametrize("name", names())
+def test_an_option_of_the_cell_reaches_the_cell(name):
+    task = chosen(name, {"options.nonsense": "1"}, tiny=True)
+    if task.bundles:
+        return  # nothing is trained
+    with pytest.raises(ConfigError) as refused:
+        task.build()
+    if "corpus" in str(refused.value):
+        pytest.skip(str(refused.value))
+    assert "nonsense" in str(refused.value)
+
+
 def test_an_unknown_task_is_told():
     with pytest.raises(ConfigError, match=r"no task 'digitz'; there are: .*digits"):
         find("digitz")

@@ -7,6 +7,7 @@ that were left out.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,9 +28,9 @@ from training import data, sensing
 from training.activity_data import CHANNELS, POSTURES, RATE_HZ, UNKNOWN
 from training.graph import model_spec
 from training.losses import class_weights, cross_entropy
-from training.models import Net, Standardise, encoder
+from training.models import Net, Standardise
 from training.recipe import Recipe
-from training.task import Batch, Task, whole
+from training.task import Batch, Task, encoder_of, whole
 
 LICENCE = "Apache-2.0; learnt from HAPT (UCI 341, CC BY 4.0)"
 JUDGED_SAMPLES = 128  # the corpus's windows of 2.56 s
@@ -117,10 +118,9 @@ class ActivityTask(Task[Activity]):
     def build(self) -> Net:
         r = self.recipe
         front = Standardise(r.window_samples * CHANNELS)
-        dropouts: dict[str, Any] = {name: getattr(r, name) for name in vars(r) if name.startswith("dropout")}
-        if r.cell == "crnn":
-            dropouts |= {"channels": (r.filters,), "taps": (1,), "bands": (front.outputs,)}
-        return Net(front, encoder(r.cell, front.outputs, r.layers, r.hidden, **dropouts), len(corpus.labels()))
+        usual = {"channels": (r.filters,), "taps": (1,), "bands": (front.outputs,)} if r.cell == "crnn" else {}
+        chosen = dataclasses.replace(r, options={**usual, **r.options})
+        return Net(front, encoder_of(chosen, front.outputs), len(corpus.labels()))
 
     @torch.no_grad()
     def prepare(self, net: Net) -> None:

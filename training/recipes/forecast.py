@@ -26,9 +26,9 @@ from training.forecast_data import JUDGED, LEARNT, RATE_HZ, STOPPED
 from training.forecast_net import ForecastNet
 from training.graph import model_spec
 from training.losses import squared_error
-from training.models import Net, encoder
+from training.models import Net
 from training.recipe import Recipe
-from training.task import Batch, Task, whole
+from training.task import Batch, Task, encoder_of, whole
 
 LICENCE = "Apache-2.0; learnt from ETTh1 (CC BY-ND 4.0; no value of it is in the bundle)"
 DAY = 24
@@ -91,9 +91,7 @@ class ForecastTask(Task[Forecast]):
 
     def build(self) -> Net:
         r, count = self.recipe, len(corpus.series()[0])
-        dropouts: dict[str, Any] = {name: getattr(r, name) for name in vars(r) if name.startswith("dropout")}
-        line = dropouts.pop("dropout_line")
-        return ForecastNet(encoder(r.cell, count, r.layers, r.hidden, **dropouts), r.window, count, r.horizon, line)
+        return ForecastNet(encoder_of(r, count), r.window, count, r.horizon, r.dropout_line)
 
     def prepare(self, net: Net) -> None:
         assert isinstance(net, ForecastNet)
