@@ -42,8 +42,8 @@ train: $(VENV)/.everything ## train TASK=digits, CELL=lstm, SET="hidden=64 passe
 	$(BIN)/python -m training.train $(TASK) $(if $(CELL),--cell $(CELL)) $(foreach s,$(SET),--set $(s)) \
 	    $(if $(RUN),--name $(RUN)) $(if $(TINY),--tiny)
 
-evaluate: $(VENV)/.everything ## TASK's figures on who was left out, by forward and by step (digits: all four folds)
-	$(BIN)/python -m training.evaluate $(TASK) $(if $(RUN),--run $(RUN))
+evaluate: $(VENV)/.everything ## TASK's figures on who was left out, by forward and by step (digits: all folds; KEEP=1 for the report)
+	$(BIN)/python -m training.evaluate $(TASK) $(if $(RUN),--run $(RUN)) $(if $(KEEP),--keep)
 
 export: $(VENV)/.everything ## TASK's weights to pipeline/bundles/TASK.onnx, proven equal to torch
 	$(BIN)/python -m training.export $(TASK) $(if $(RUN),--run $(RUN))
