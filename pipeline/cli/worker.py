@@ -157,10 +157,12 @@ def _check(given: Settings, live: bool) -> int:
 
 def _run(given: Settings) -> int:
     """One worker, in this process."""
+    from pipeline.cli.memory import keep_freed
     from pipeline.cli.reach import reach
     from pipeline.logs import logger
     from pipeline.worker import Worker
 
+    keep_freed()
     work = Worker(given)
     reach(given)
 

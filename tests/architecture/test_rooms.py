@@ -82,7 +82,7 @@ def test_imports_point_one_way(path: Path) -> None:
     [
         ("redis", lambda name: name.startswith("pipeline.broker.")),
         ("onnxruntime", lambda name: name in ("pipeline.model", "training.quantise")),
-        ("onnx", lambda name: name == "pipeline.adopt.merge" or name.startswith("training.")),
+        ("onnx", lambda name: name in ONNX_MODULES or name.startswith("training.")),
         ("torch", lambda name: name.startswith("training.")),
         ("librosa", lambda name: name.startswith("training.")),
         ("training", lambda name: name.startswith("training.")),
