@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     import onnx
 
 _FRAMES = range(2, 16)
-"""Output frames of a convolution that is worth it. Of one alone onnxruntime makes another sum."""
+_LEAST_OUTPUTS = 16
+"""Output frames, and channels, of a convolution that is worth it. Of one alone onnxruntime makes another sum."""
 
-_WIDTHS = ((256, 0), (512, 32), (1024, 16))
-"""(terms of a sum, columns of a slice of the weights); 0: all of them, packed."""
+_PACKED_TERMS = 256
+_WIDTHS = ((512, 32), (1024, 16))
+"""Beyond what is summed in one block when packed: (terms of a sum, columns of a slice of the weights)."""
 
 
 class Products:
@@ -157,7 +159,7 @@ def _short(
     first, last = said.get("pads", [0, 0])
     reach = (weight.shape[2] - 1) * dilation + 1
     frames = (length + first + last - reach) // stride + 1
-    if frames not in _FRAMES or weight[0].size > _WIDTHS[-1][0]:
+    if frames not in _FRAMES or len(weight) < _LEAST_OUTPUTS or weight[0].size > _WIDTHS[-1][0]:
         return None
     bias = onnx.numpy_helper.to_array(constants[bias_name]) if bias_name else None
     return _Short(node.input[0], node.output[0], weight, bias, stride, dilation, (first, last), frames)
@@ -214,14 +216,15 @@ def _product(g: _Made, c: _Short) -> None:
     """The frames' windows times the weights, then back to `[B, O, frames]`."""
     outputs, terms = c.weight.shape[0], c.weight[0].size
     rows = _windows(g, c)
-    width = next(width for most, width in _WIDTHS if terms <= most) or outputs
+    packed = terms <= _PACKED_TERMS
+    width = outputs if packed else next(width for most, width in _WIDTHS if terms <= most)
     slices = -(-outputs // width)
     weight = np.zeros((terms, slices * width), np.float32)
     weight[:, :outputs] = c.weight.reshape(outputs, terms).T
     bias = np.zeros(slices * width, np.float32)
     if c.bias is not None:
         bias[:outputs] = c.bias
-    if width == outputs:
+    if packed:
         y = g.op("MatMul", rows, g.constant(weight))
         y = y if c.bias is None else g.op("Add", y, g.constant(bias))
     else:
