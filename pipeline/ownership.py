@@ -99,6 +99,8 @@ class Ownership:
         """Renew the leases that have lasted for a third of their time."""
         now = time.monotonic()
         due = [owned for owned in self.owned.values() if now - owned.renewed_s > self._lease_ms / 3000]
+        if not due:
+            return
         for owned, error in zip(due, leases.renew(self._client, [o.lease for o in due]), strict=True):
             if isinstance(error, Fenced):
                 self.drop(owned, error)

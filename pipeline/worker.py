@@ -39,6 +39,17 @@ _READ_BYTES = 64 << 20
 """What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
 is, those after it are not."""
 
+_BELT_BYTES, _BELT_ROWS = 64 << 20, 4096
+
+
+def _belt_rows(row_bytes: int) -> int:
+    """How many are kept where nobody says: a row that was forgotten has to be read again.
+
+    >>> _belt_rows(3_800), _belt_rows(100_000)
+    (17660, 4096)
+    """
+    return max(_BELT_BYTES // row_bytes, _BELT_ROWS)
+
 
 class Worker:
     """Runs one bundle, as one group, on one topic, beside any number of others that do the same.
@@ -59,7 +70,7 @@ class Worker:
         self.counts: Counter[str] = Counter()
         self.owner = leases.new_owner()
         self._batcher = Batcher(self.bundle, max_batch=settings.max_batch)
-        self._belt = Belt(self._batcher.layout, settings.belt_rows)
+        self._belt = Belt(self._batcher.layout, settings.belt_rows or _belt_rows(self._batcher.layout.row_bytes))
         self._ownership: Ownership | None = None
         self._stopping = False  # a plain flag: an Event takes a lock, which a signal handler could find held
         self._deadline_s: float | None = None
@@ -140,9 +151,9 @@ class Worker:
         wanted = topics.Topic(s.topic, rate_hz, spec.sample_type, spec.channels, s.partitions)
         self._topic = topics.create(self._client, wanted, any_partitions=True)
         self._batcher.rate_hz = rate_hz
-        if s.belt_rows < max(s.read_entries, self._topic.partitions):
+        if self._belt.capacity < max(s.read_entries, self._topic.partitions):
             raise ConfigError(
-                f"belt_rows is {s.belt_rows}; it must hold every stream of one read: at least read_entries "
+                f"belt_rows is {self._belt.capacity}; it must hold every stream of one read: at least read_entries "
                 f"({s.read_entries}) and the topic's partitions ({self._topic.partitions})"
             )
         self._log.info(

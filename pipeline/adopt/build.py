@@ -82,7 +82,8 @@ def _quicker(plain: Bundle, graph: bytes, about: Findings) -> tuple[Bundle, byte
     except ImportError:
         about.found("convolutions", "as they are", "pip install 'statebelt[adopt]' may make them quicker")
         return None
-    best, kept = None, []
+    best: tuple[Bundle, bytes] | None = None
+    kept: list[int] = []
     for n in products.counts:  # a branch that is never taken may not even fit the input's length
         try:
             made = _written(products.write([*kept, n]), plain.manifest, plain.source)

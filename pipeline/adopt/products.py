@@ -1,15 +1,15 @@
 """The same graph, quicker for many streams: its short convolutions as matrix products.
 
-A model that is streamed in small blocks has convolutions with a few output frames a call, and onnxruntime runs them one
-stream after the other, as a product of the weights with two or four columns: most of each vector instruction is idle. As
-one product of all streams' frames with the weights they take a quarter to a tenth of the time.
+A model that is streamed in small blocks has convolutions with a few output frames a call, and onnxruntime runs them
+one stream after the other, as a product of the weights with two or four columns: most of each vector instruction is
+idle. As one product of all streams' frames with the weights they take a quarter to a tenth of the time.
 
-The bits stay what they were. A convolution of fewer than 16 frames sums the C * k terms of an output one by one, in the
-order of its weights (MLAS, `MlasSgemmOperation`: for N <= 16 columns a block of the sum has 1,024 terms). A product does
-the same as long as its sum is not cut: weights that stand in the graph as two axes are packed, in blocks of 256 terms;
-others are taken as they are, in blocks of 512 terms up to 32 columns, of 1,024 up to 16. So longer sums are products
-with slices of the weights, on three axes. That is how onnxruntime is made, not what ONNX promises: `adopt` compares the
-bytes, and keeps the graph as it was where they differ.
+The bits stay what they were. A convolution of fewer than 16 frames sums the C * k terms of an output one by one, in
+the order of its weights (MLAS, `MlasSgemmOperation`: for N <= 16 columns a block of the sum has 1,024 terms). A product
+does the same as long as its sum is not cut: weights that stand in the graph as two axes are packed, in blocks of 256
+terms; others are taken as they are, in blocks of 512 terms up to 32 columns, of 1,024 up to 16. So longer sums are
+products with slices of the weights, on three axes. That is how onnxruntime is made, not what ONNX promises: `adopt`
+compares the bytes, and keeps the graph as it was where they differ.
 
 Imports onnx, when it is called.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,8 +38,8 @@ _WIDTHS = ((512, 32), (1024, 16))
 
 
 class Products:
-    """A model's short convolutions: those of `[B, C, T]` with constant weights, one group, and a T that follows from the
-    graph and from the lengths of its inputs that `spec` tells.
+    """A model's short convolutions: those of `[B, C, T]` with constant weights, one group, and a T that follows from
+    the graph and from the lengths of its inputs that `spec` tells.
 
     Attributes:
         counts: how many there are in each graph that has some: in the main one, or in the branches of an If.
@@ -148,7 +148,7 @@ def _short(
         return None
     said = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     weight = onnx.numpy_helper.to_array(constants[node.input[1]])
-    length = (list(shapes.get(node.input[0], ())) + [None, None, None])[2]
+    length = next(iter(shapes.get(node.input[0], ())[2:]), None)
     plain = said.get("group", 1) == 1 and said.get("auto_pad", b"NOTSET") == b"NOTSET"
     if weight.ndim != 3 or weight.dtype != np.float32 or length is None or not plain:
         return None
@@ -183,7 +183,7 @@ class _Made:
     def integers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
 
-    def op(self, kind: str, *inputs: str, to: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, to: str = "", **attributes: Any) -> str:
         import onnx
 
         name = to or f"{self._prefix}/{len(self.nodes)}"

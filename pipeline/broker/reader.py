@@ -14,7 +14,7 @@ from typing import Any, Literal
 import redis
 import redis.asyncio
 
-from pipeline.broker.connection import raise_first, timeout_ms, translate
+from pipeline.broker.connection import raise_first, round_trip, timeout_ms, translate
 from pipeline.broker.keys import Keys, log_key
 from pipeline.errors import ConfigError
 
@@ -86,10 +86,11 @@ def read_keys(client: redis.Redis, positions: Mapping[str, bytes], count: int, b
     _check(client, block_ms)
     command = _command(positions, count, block_ms)
     with translate():
-        try:
-            return _entries(client.execute_command(*command))  # type: ignore[no-untyped-call]
-        except redis.exceptions.ClusterCrossSlotError:
-            pass
+        reply = round_trip(client, [command])[0]
+        if not isinstance(reply, redis.exceptions.ClusterCrossSlotError):
+            if isinstance(reply, Exception):
+                raise reply
+            return _entries(reply)
         deadline_s = time.monotonic() + block_ms / 1000
         while True:
             with client.pipeline(transaction=False) as pipe:

@@ -26,8 +26,8 @@ def ints(name: str, *values: int) -> TensorProto:
     return numpy_helper.from_array(np.array(values, np.int64), name)
 
 
-def convolutions(layers: list[dict[str, int]], length: int, seed: int, *, branch: bool = False) -> bytes:
-    """`x` `[B, 1, length]` of channels 1 through convolutions and Relus to `[B, 1, n]`, and a state that counts calls.
+def convolutions(layers: list[dict[str, int]], seed: int, *, branch: bool = False) -> bytes:
+    """`x` `[B, 1, N]`, one channel, through convolutions and Relus to `[B, 1, n]`, and a state that counts calls.
 
     branch: the convolutions stand in a branch of an If, their weights around it.
     """
@@ -51,18 +51,18 @@ def convolutions(layers: list[dict[str, int]], length: int, seed: int, *, branch
     init += [ints("flat", 0, 1, -1), numpy_helper.from_array(np.array(True), "yes")]
     if branch:
         inner = helper.make_graph(nodes, "then", [], [helper.make_tensor_value_info(y, FLOAT, None)])
-        other = helper.make_graph(
-            [helper.make_node("Identity", ["x"], ["same"])], "else", [], [helper.make_tensor_value_info("same", FLOAT, None)]
-        )  # fmt: skip
+        same = helper.make_tensor_value_info("same", FLOAT, None)
+        other = helper.make_graph([helper.make_node("Identity", ["x"], ["same"])], "else", [], [same])
         nodes = [helper.make_node("If", ["yes"], ["chosen"], then_branch=inner, else_branch=other)]
         y = "chosen"
     nodes += [helper.make_node("Reshape", [y, "flat"], ["y"]), helper.make_node("Add", ["h", "h"], ["hn"])]
     graph = helper.make_graph(
-        nodes, "convolutions",
+        nodes,
+        "convolutions",
         [helper.make_tensor_value_info("x", FLOAT, ["B", 1, "n"]), helper.make_tensor_value_info("h", FLOAT, ["B", 2])],
-        [helper.make_tensor_value_info("y", FLOAT, ["B", 1, None]), helper.make_tensor_value_info("hn", FLOAT, ["B", 2])],
+        [helper.make_tensor_value_info("y", FLOAT, None), helper.make_tensor_value_info("hn", FLOAT, ["B", 2])],
         init,
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return bytes(model.SerializeToString())
 
@@ -128,7 +128,7 @@ def test_any_convolution_keeps_its_bytes(layers: list[dict[str, int]], length: i
     frames = frames_of(layers, length)
     if frames[-1] < 1:
         return
-    model = convolutions(layers, length, seed, branch=branch)
+    model = convolutions(layers, seed, branch=branch)
     found = Products(model, spec_of(length, frames[-1] * layers[-1]["outputs"]))
     channels = [1, *(layer["outputs"] for layer in layers)]
     worth_it = [
@@ -163,7 +163,7 @@ def adopted(layers: list[dict[str, int]] = VAD_LIKE, length: int = 640) -> Adopt
         "frontend": {"kind": "window", "window_samples": length, "hop_samples": length},
         "model": {"one_block": True},
     }
-    return adopt(convolutions(layers, length, 3), "vad.onnx", wishes)
+    return adopt(convolutions(layers, 3), "vad.onnx", wishes)
 
 
 def kinds_of(done: Adopted) -> list[str]:
@@ -178,7 +178,7 @@ def test_adopting_makes_the_short_convolutions_products_and_says_so() -> None:
     assert METADATA_KEY in [entry.key for entry in onnx.load_model_from_string(done.model).metadata_props]
     x = np.random.default_rng(1).standard_normal((7, 1, 640)).astype(np.float32)
     scores, _ = done.bundle.model.step(x, done.bundle.model.initial_state(7))
-    assert scores.tobytes() == run(convolutions(VAD_LIKE, 640, 3), x).tobytes()
+    assert scores.tobytes() == run(convolutions(VAD_LIKE, 3), x).tobytes()
 
 
 def test_a_product_that_gives_other_bytes_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,16 +201,16 @@ def test_without_the_onnx_package_a_model_is_adopted_as_it_is(monkeypatch: pytes
 def test_what_is_no_short_convolution_stays() -> None:
     """One frame, sixteen frames, few channels, a sum of more than 1,024 terms, padding by name: each as it was."""
     short = {"taps": 3, "stride": 1, "dilation": 1, "first": 0, "last": 0, "bias": 0, "outputs": 16}
-    assert Products(convolutions([short], 6, 1), spec_of(6, 64)).counts == {0: 1}
+    assert Products(convolutions([short], 1), spec_of(6, 64)).counts == {0: 1}
     for layers, length in (
         ([short], 3),
         ([short], 18),
         ([{**short, "outputs": 8}], 6),
         ([{**short, "taps": 1, "outputs": 205}, {**short, "taps": 5}], 6),
     ):
-        counts = Products(convolutions(layers, length, 1), spec_of(length, 16)).counts
+        counts = Products(convolutions(layers, 1), spec_of(length, 16)).counts
         assert sum(counts.values()) == len(layers) - 1
-    model = onnx.load_model_from_string(convolutions([short], 6, 1))
+    model = onnx.load_model_from_string(convolutions([short], 1))
     del model.graph.node[0].attribute[:]
     model.graph.node[0].attribute.append(helper.make_attribute("auto_pad", "SAME_UPPER"))
     assert not Products(model.SerializeToString(), spec_of(6, 96)).counts

@@ -127,7 +127,7 @@ def lag(client: redis.Redis, log: str, name: bytes) -> int:
 
 
 def test_a_belt_too_small_for_one_read_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="belt_rows is 4"):
+    with pytest.raises(ConfigError, match="belt_rows is 4;"):
         Worker(load_settings(url=url, belt_rows=4, read_entries=16), bundle=zoo.bundle("sensor")).run()
 
 

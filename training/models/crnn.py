@@ -1,4 +1,4 @@
-"""A causal convolutional front over time and frequency, then GRU or LSTM: CRNN (Sainath 2015; Arik et al., arXiv 1703.05390).
+"""A causal convolutional front over time and frequency, then GRU: CRNN (Sainath 2015; Arik et al., arXiv 1703.05390).
 
 A_0 = x as `[T, M]` bands, one channel
 A_n[t, p] = relu(N(sum over j < K_n, q < 2 S_n of W_n[j, q] A_(n-1)[t - (K_n - 1 - j), S_n p + q]))
@@ -26,12 +26,13 @@ from training.models.encoder import Dropouts, Encoder, State
 from training.models.gru import GRU
 from training.models.lstm import LSTM
 from training.models.normed import fold
+from training.models.recurrent import Recurrent
 
 if TYPE_CHECKING:
     from training.graph import GraphBuilder
 
 
-MEMORIES = {"gru": GRU, "lstm": LSTM}
+MEMORIES: dict[str, type[Recurrent]] = {"gru": GRU, "lstm": LSTM}
 
 
 class Convolution(nn.Module):
