@@ -122,6 +122,7 @@ def workers_key(topic: str, group: str) -> str:
     return f"sb:{{{topic}}}:{group}:workers"
 
 
+@lru_cache(maxsize=4096)
 def log_key(topic: str, partition: int) -> str:
     """The key of a partition's log of chunks."""
     return f"sb:{{{topic}/{partition}}}:in"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -129,6 +130,19 @@ def lag(client: redis.Redis, log: str, name: bytes) -> int:
 def test_a_belt_too_small_for_one_read_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="belt_rows is 4;"):
         Worker(load_settings(url=url, belt_rows=4, read_entries=16), bundle=zoo.bundle("sensor")).run()
+
+
+def test_what_comes_together_is_one_batch(url: str, redis_client: redis.Redis) -> None:
+    """A read that waited is answered with the first partition that got something: the others are looked at as well."""
+    waiting = Worker(load_settings(url=url), bundle=zoo.bundle("sensor"))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(waiting._read, dict.fromkeys(PARTITIONS, b"0-0"), 64, 5_000)
+        until(lambda: redis_client.info("clients")["blocked_clients"] == 1, "the read to wait")
+        with redis_client.pipeline(transaction=False) as pipe:
+            for partition in (2, 2, 0, 3, 1):
+                pipe.xadd(Keys("audio", "digits", partition).log, {"stream": "s"})
+            pipe.execute()
+        assert {partition: len(entries) for partition, entries in found.result().items()} == {0: 1, 1: 1, 2: 2, 3: 1}
 
 
 def test_two_groups_see_every_stream(url: str) -> None:
