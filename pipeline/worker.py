@@ -232,14 +232,16 @@ class Worker:
     def _read(self, offsets: dict[int, bytes], count: int, block_ms: int) -> dict[int, list[Entry]]:
         """Chunks after the offset of each partition, at most `count` each; waits up to `block_ms` for the first.
 
-        A read that waited is answered with the first partition that got something. What came with it to the others, in
-        one push of many streams say, would be a small batch of its own, and batches cost more than chunks: so they are
-        looked at once more. Nothing is waited for.
+        A read that waited is answered with the first entry that comes. What comes with it, in one push of many streams
+        say, would be a small batch of its own, and batches cost more than chunks: so all is looked at once more.
+        Nothing is waited for.
         """
         found = read(self._client, self.settings.topic, offsets, count, block_ms)
-        others = {partition: offset for partition, offset in offsets.items() if partition not in found}
-        if found and others and sum(map(len, found.values())) < self.settings.max_batch:
-            found |= read(self._client, self.settings.topic, others, count, 0)
+        sizes = [len(entries) for entries in found.values()]
+        if 0 < sum(sizes) < self.settings.max_batch and max(sizes) < count:
+            now = {**offsets, **{partition: entries[-1][0] for partition, entries in found.items()}}
+            for partition, entries in read(self._client, self.settings.topic, now, count - max(sizes), 0).items():
+                found.setdefault(partition, []).extend(entries)
         return found
 
     def _size_reads(self, found: dict[int, list[Entry]], count: int, ran_s: float) -> None:

@@ -133,7 +133,7 @@ def test_a_belt_too_small_for_one_read_is_refused(url: str) -> None:
 
 
 def test_what_comes_together_is_one_batch(url: str, redis_client: redis.Redis) -> None:
-    """A read that waited is answered with the first partition that got something: the others are looked at as well."""
+    """A read that waited is answered with the first entry that comes: what came with it is read as well."""
     waiting = Worker(load_settings(url=url), bundle=zoo.bundle("sensor"))
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(waiting._read, dict.fromkeys(PARTITIONS, b"0-0"), 64, 5_000)
