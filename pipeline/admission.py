@@ -53,6 +53,9 @@ def admit(rows: Array, chunks: Sequence[Chunk], layout: RowLayout, policy: Polic
     ms = np.fromiter((chunk.ms for chunk in chunks), np.int64, n)
     end = np.fromiter((chunk.end for chunk in chunks), bool, n)
     status, idle = rows["status"], ms - rows["last_ms"]
+    if (status == LIVE).all() and (seq == rows["next_seq"]).all() and idle.max(initial=0) <= policy.idle_ms:
+        _advance(rows, slice(None), seq, ms, end)  # as it nearly always is: each stream goes on
+        return np.ones(n, bool)
     expired = (status == LIVE) & (idle > policy.idle_ms)
     known = np.where(expired | ((status == ENDED) & (idle > policy.tombstone_ms)), NEW, status)
     duplicate = (known != NEW) & (seq < rows["next_seq"])
@@ -71,7 +74,12 @@ def admit(rows: Array, chunks: Sequence[Chunk], layout: RowLayout, policy: Polic
         rows[afresh] = layout.blank
         for name, values in given.items():
             rows[name][restarted] = values
-    rows["status"][take] = np.where(end[take], ENDED, LIVE)
-    rows["next_seq"][take] = seq[take] + 1
-    rows["last_ms"][take] = ms[take]
+    _advance(rows, take, seq, ms, end)
     return take
+
+
+def _advance(rows: Array, which: Array | slice, seq: Array, ms: Array, end: Array) -> None:
+    """Note in rows which chunk they have got."""
+    rows["status"][which] = np.where(end[which], ENDED, LIVE)
+    rows["next_seq"][which] = seq[which] + 1
+    rows["last_ms"][which] = ms[which]

@@ -54,14 +54,21 @@ class PowerSpectrum:
             signal = np.concatenate([state["context"][some], x[some, :, 0]], axis=1)
             context[some] = signal[:, samples:]
             for t in range(0, frames, _ROWS_AT_A_TIME):
-                self._power(signal[:, t * self.hop_samples :], power[some, t : t + _ROWS_AT_A_TIME])
+                self._power(signal, t, power[some, t : t + _ROWS_AT_A_TIME])
         return power, {"context": context}
 
-    def _power(self, signal: Array, power: Array) -> None:
-        """Write `power` `[b, t, F]`, the spectra of the first t windows of `signal` `[b, n]`."""
-        frames = power.shape[1]
-        windows = np.lib.stride_tricks.sliding_window_view(signal, self.window_samples, axis=1)
-        spectrum = scipy.fft.rfft(windows[:, :: self.hop_samples][:, :frames] * self._hann, axis=-1, overwrite_x=True)
+    def _power(self, signal: Array, first: int, power: Array) -> None:
+        """Write `power` `[b, t, F]`, the spectra of t windows of `signal` `[b, n]`, from window `first` on."""
+        stream, sample = signal.strides
+        # All windows of all streams, which overlap, without a copy. (sliding_window_view: 9 us, this: half a microsecond.)
+        windows = np.ndarray(
+            (*power.shape[:2], self.window_samples),
+            np.float32,
+            signal,
+            first * self.hop_samples * sample,
+            (stream, self.hop_samples * sample, sample),
+        )
+        spectrum = scipy.fft.rfft(windows * self._hann, axis=-1, overwrite_x=True)
         parts = spectrum.view(np.float32)
         np.multiply(parts, parts, out=parts)
         np.add(parts[..., 0::2], parts[..., 1::2], out=power)
