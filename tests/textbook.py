@@ -184,8 +184,8 @@ def crnn(encoder: Any, x: Array) -> Array:
                             out[t, p] += filters[:, :, j, q] @ a[at, band]
         a = np.maximum(0, normed(out, under(w, "norm")))
     y = a.reshape(len(a), -1)
-    for w in layers(weights(encoder.memory), "cells"):
-        y = lstm_layer(w, y)[0] if len(encoder.memory.states) == 2 else gru_layer(w, y)
+    for w in layers(weights(encoder.gru), "cells"):
+        y = gru_layer(w, y)
     return y.repeat(encoder.block, axis=0)
 
 

@@ -183,9 +183,9 @@ class Composer:
 
     def _noise(self, rng: Rng, level_db: float) -> Samples:
         kind = rng.random()
-        if kind < self.recipe.noiseless:
+        if kind < 0.25:
             return np.zeros(self.samples, np.float32)
-        noise_db = level_db - rng.uniform(self.recipe.snr_low_db, self.recipe.snr_high_db)
+        noise_db = level_db - rng.uniform(5, 45)
         if kind < 0.7 and self.pools.noises:
             noise = augment.excerpt(rng, self.pools.noises[int(rng.integers(len(self.pools.noises)))], self.samples)
         else:

@@ -48,7 +48,6 @@ def other_shapes() -> dict[str, tuple[str, dict[str, Any]]]:
     shapes["deep cnn"] = ("cnn", {"layers": 5, "taps": 2, "dilations": (1, 3)})
     shapes["crnn with a stride"] = ("crnn", {"channels": (4,), "taps": (3,), "bands": (5,), "stride": 3})
     shapes["crnn that keeps nothing"] = ("crnn", {"channels": (4, 5), "taps": (2, 1), "bands": (12, 2), "stride": 2})
-    shapes["crnn with an lstm"] = ("crnn", {"channels": (4, 8), "taps": (3, 2), "bands": (4, 2), "memory": "lstm"})
     shapes["one head"] = ("attention", {"layers": 1, "heads": 1, "window_frames": 3})
     return shapes
 
@@ -266,8 +265,6 @@ def test_what_there_is_not_is_told_with_what_there_is() -> None:
         encoder("attention", 4, 1, 10)
     with pytest.raises(ConfigError, match=r"equally many"):
         encoder("crnn", 4, 1, 8, taps=(3,))
-    with pytest.raises(ConfigError, match=r"memory 'rnn'; there are: gru, lstm"):
-        encoder("crnn", 4, 1, 8, memory="rnn")
     with pytest.raises(ConfigError, match=r"multiple of 4"):
         LogMel(np.ones((9, 6), np.float32))
 

@@ -2,7 +2,7 @@
 
 A_0 = x as `[T, M]` bands, one channel
 A_n[t, p] = relu(N(sum over j < K_n, q < 2 S_n of W_n[j, q] A_(n-1)[t - (K_n - 1 - j), S_n p + q]))
-y = GRU(A_N[t], all patches and channels side by side), or LSTM
+y = GRU(A_N[t], all patches and channels side by side)
 
 Every second band pair, triple, ... begins a patch of twice the length, so neighbouring patches overlap by half; behind
 the last band lie zeros. N is batch normalisation, folded into W when exported. The convolutions see K_n frames, all of
@@ -24,15 +24,10 @@ from torch.nn import functional
 from pipeline.errors import ConfigError
 from training.models.encoder import Dropouts, Encoder, State
 from training.models.gru import GRU
-from training.models.lstm import LSTM
 from training.models.normed import fold
-from training.models.recurrent import Recurrent
 
 if TYPE_CHECKING:
     from training.graph import GraphBuilder
-
-
-MEMORIES: dict[str, type[Recurrent]] = {"gru": GRU, "lstm": LSTM}
 
 
 class Convolution(nn.Module):
@@ -75,11 +70,10 @@ class Convolution(nn.Module):
 
 
 class CRNN(Encoder):
-    """Convolutions over I inputs as bands, then L layers of H units; states past_n `[B, K_n - 1, M_n * C_n]`, then h,
-    or h and c.
+    """Convolutions over I inputs as bands, then L layers of H GRU units; states past_n `[B, K_n - 1, M_n * C_n]`, h.
 
     channels, taps, bands: O_n, K_n and S_n, one each for every convolution. stride: frames for which the first
-    convolution and all behind it answer once. memory: what lies behind them, `gru` or `lstm`.
+    convolution and all behind it answer once.
     """
 
     def __init__(
@@ -93,11 +87,8 @@ class CRNN(Encoder):
         taps: tuple[int, ...] = (5, 3),
         bands: tuple[int, ...] = (4, 2),
         stride: int = 1,
-        memory: str = "gru",
     ) -> None:
         super().__init__(inputs, dropouts)
-        if memory not in MEMORIES:
-            raise ConfigError(f"memory {memory!r}; there are: {', '.join(MEMORIES)}")
         if not len(channels) == len(taps) == len(bands) or not 1 <= stride <= taps[0]:
             raise ConfigError(
                 f"channels {channels}, taps {taps} and bands {bands} must be equally many, stride {stride} from 1 to "
@@ -112,18 +103,17 @@ class CRNN(Encoder):
             self.widths.append((width, deep))
             width, deep = convolutions[-1].patches, out
         self.convolutions = nn.ModuleList(convolutions)
-        behind = Dropouts(between=dropouts.between, locked=dropouts.locked)
-        self.memory = MEMORIES[memory](width * deep, layers, hidden, behind)
+        self.gru = GRU(width * deep, layers, hidden, Dropouts(between=dropouts.between, locked=dropouts.locked))
         self.outputs = hidden
         contexts = [State(f"past_{n}", (1, c.past, m * k), 0) for n, (c, (m, k)) in enumerate(self._layers())]
         self.kept = [n for n, context in enumerate(contexts) if context.shape[1]]
-        self.states = (*(contexts[n] for n in self.kept), *self.memory.states)
+        self.states = (*(contexts[n] for n in self.kept), *self.gru.states)
 
     def _layers(self) -> list[tuple[Convolution, tuple[int, int]]]:
         return [(c, w) for c, w in zip(self.convolutions, self.widths, strict=True) if isinstance(c, Convolution)]
 
     def run(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """`[B, T, I]`, left contexts and h (and c) to (`[B, T, H]`, left contexts, hn (and cn))."""
+        """`[B, T, I]`, left contexts and h to (`[B, T, H]`, left contexts, hn)."""
         before = dict(zip(self.kept, state, strict=False))
         after = []
         for n, (convolution, (width, channels)) in enumerate(self._layers()):
@@ -132,17 +122,17 @@ class CRNN(Encoder):
                 after.append(x[:, x.shape[1] - before[n].shape[1] :])
             a = convolution(x.reshape(*x.shape[:2], width, channels).permute(0, 3, 1, 2))
             x = a.permute(0, 2, 3, 1).flatten(2)
-        y, *hn = self.memory(self.drop_between(x), *state[len(after) :])
+        y, *hn = self.gru(self.drop_between(x), *state[len(after) :])
         return (y.repeat_interleave(self.block, dim=1) if self.block > 1 else y, *after, *hn)
 
     def nodes(self, g: GraphBuilder, x: str) -> str:
-        """Each convolution, then the memory; with a stride its answers are repeated."""
+        """Each convolution, then the GRU; with a stride its answers are repeated."""
         for n, (convolution, (width, _)) in enumerate(self._layers()):
             if n in self.kept:
                 x = g.op("Concat", g.state(f"past_{n}"), x, axis=1)
                 g.carry(f"past_{n}", g.cut(x, -convolution.past, None, axis=1))
             x = convolution.nodes(g, x, width)
-        y = self.memory.nodes(g, x)
+        y = self.gru.nodes(g, x)
         if self.block == 1:
             return y
         repeated = g.op("Concat", *[y] * self.block, axis=2)

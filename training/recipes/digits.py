@@ -40,7 +40,6 @@ class Digits(Recipe):
     sample_rate_hz to log_floor: samples to frames. auxiliary: words of other speech that are learnt as classes of their
         own, and served as background.
     stream_s to stretched: the composed streams. foreign: the share of them that holds speech without digits only.
-    noiseless: the share without noise; in the others it lies snr_low_db to snr_high_db under the words.
     decide_from, decide_after_frames: when a decision is due: from this part of a word's length until so long after its
         end. word_weight: how much those frames count.
     """
@@ -60,9 +59,6 @@ class Digits(Recipe):
     fresh: float = 0.6
     foreign: float = 0.4
     stretched: float = 0.5
-    noiseless: float = 0.2
-    snr_low_db: float = 0.0
-    snr_high_db: float = 40.0
     decide_from: float = 0.6
     decide_after_frames: int = 6
     fade_frames: int = 4
