@@ -217,7 +217,7 @@ class Worker:
             self._replay(late, count)
         offsets = {p: owned.offset for p, owned in ownership.owned.items() if not owned.behind}
         block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
-        found = self._read(offsets, count, block_ms)
+        found = read(self._client, self.settings.topic, offsets, count, block_ms, enough=self.settings.max_batch)
         if found:
             ran_s = self._process(ownership, found)
             self._size_reads(found, count, ran_s)
@@ -228,21 +228,6 @@ class Worker:
             self._trim(ownership)
 
     # -- a batch
-
-    def _read(self, offsets: dict[int, bytes], count: int, block_ms: int) -> dict[int, list[Entry]]:
-        """Chunks after the offset of each partition, at most `count` each; waits up to `block_ms` for the first.
-
-        A read that waited is answered with the first entry that comes. What comes with it, in one push of many streams
-        say, would be a small batch of its own, and batches cost more than chunks: so all is looked at once more.
-        Nothing is waited for.
-        """
-        found = read(self._client, self.settings.topic, offsets, count, block_ms)
-        sizes = [len(entries) for entries in found.values()]
-        if 0 < sum(sizes) < self.settings.max_batch and max(sizes) < count:
-            now = {**offsets, **{partition: entries[-1][0] for partition, entries in found.items()}}
-            for partition, entries in read(self._client, self.settings.topic, now, count - max(sizes), 0).items():
-                found.setdefault(partition, []).extend(entries)
-        return found
 
     def _size_reads(self, found: dict[int, list[Entry]], count: int, ran_s: float) -> None:
         """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too

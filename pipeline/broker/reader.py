@@ -135,15 +135,23 @@ def _merged(replies: Sequence[Any]) -> dict[str, list[Entry]]:
 
 
 def read(
-    client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int, block_ms: int
+    client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int, block_ms: int, *, enough: int = 0
 ) -> dict[int, list[Entry]]:
-    """Chunks after the offset of each partition, at most `count` a partition, in one call.
+    """Chunks after the offset of each partition, at most `count` a partition.
 
-    Partitions without new chunks are left out. Waits, and raises, as `read_keys`.
+    Partitions without new chunks are left out. Waits, and raises, as `read_keys`. Where it gets fewer than `enough`
+    chunks it looks once more: a read that waited is answered with the first entry that comes, and what comes with it,
+    in one push of many streams say, would be a small batch of its own. Nothing is waited for.
     """
     partitions = {log_key(topic, partition): partition for partition in offsets}
     positions = {key: offsets[partition] for key, partition in partitions.items()}
-    return {partitions[key]: entries for key, entries in read_keys(client, positions, count, block_ms).items()}
+    found = read_keys(client, positions, count, block_ms)
+    sizes = [len(entries) for entries in found.values()]
+    if 0 < sum(sizes) < enough and max(sizes) < count:
+        positions |= {key: entries[-1][0] for key, entries in found.items()}
+        for key, entries in read_keys(client, positions, count - max(sizes), 0).items():
+            found.setdefault(key, []).extend(entries)
+    return {partitions[key]: entries for key, entries in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ import pytest
 import redis
 
 from pipeline.belt import RowLayout
+from pipeline.broker.connection import connect
 from pipeline.broker.keys import Keys, partition_of
+from pipeline.broker.reader import read
 from pipeline.consumer import Consumer
 from pipeline.errors import ConfigError
 from pipeline.settings import load_settings
@@ -134,9 +136,8 @@ def test_a_belt_too_small_for_one_read_is_refused(url: str) -> None:
 
 def test_what_comes_together_is_one_batch(url: str, redis_client: redis.Redis) -> None:
     """A read that waited is answered with the first entry that comes: what came with it is read as well."""
-    waiting = Worker(load_settings(url=url), bundle=zoo.bundle("sensor"))
-    with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(waiting._read, dict.fromkeys(PARTITIONS, b"0-0"), 64, 5_000)
+    with connect(url) as client, ThreadPoolExecutor(1) as pool:
+        found = pool.submit(read, client, "audio", dict.fromkeys(PARTITIONS, b"0-0"), 64, 5_000, enough=64)
         until(lambda: redis_client.info("clients")["blocked_clients"] == 1, "the read to wait")
         with redis_client.pipeline(transaction=False) as pipe:
             for partition in (2, 2, 0, 3, 1):
