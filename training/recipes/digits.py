@@ -80,6 +80,18 @@ RECIPE = Digits(
     average=0.9995,
     patience_passes=1000,  # never, but the best pass is kept: held-out synthetic voices follow real speakers poorly
 )
+SIZES = {
+    "crnn": {
+        "layers": "1",
+        "hidden": "128",
+        "options.channels": "24,48",
+        "options.taps": "3,3",
+        "cepstra": "0",
+        "learning_rate": "3e-3",
+        "weight_decay": "1e-2",
+        "average": "0.999",
+    }
+}
 TINY = {
     "layers": "1",
     "hidden": "24",
