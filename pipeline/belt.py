@@ -191,7 +191,7 @@ class Belt:
 
     def room_for(self, streams: int) -> bool:
         """Whether so many streams fit beside the rows that are held."""
-        return streams + int(self._held.sum()) <= self.capacity
+        return streams + int(np.count_nonzero(self._held)) <= self.capacity
 
     def drop_partition(self, partition: int) -> int:
         """Forget a partition's rows (released, or fenced: they may be ahead of what was committed)."""

@@ -50,7 +50,10 @@ class Settings(BaseSettings):
     read_entries: int = Field(default=256, ge=1, le=10_000, description="chunks of one read, at most")
     max_batch: int = Field(default=64, ge=1, le=4096, description="streams in one model step, at most")
     belt_rows: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="rows of carried state kept in memory; default: what 64 MiB hold"
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="rows of carried state kept in memory; default: what 64 MiB hold, 4,096 to 65,536",
     )
     row_every_chunks: int = Field(
         default=1, ge=1, le=100_000, description="of a stream, between two commits of its row; more: a takeover replays"

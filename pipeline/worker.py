@@ -39,16 +39,17 @@ _READ_BYTES = 64 << 20
 """What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
 is, those after it are not."""
 
-_BELT_BYTES, _BELT_ROWS = 64 << 20, 4096
+_BELT_BYTES, _BELT_ROWS = 64 << 20, (4096, 65_536)
 
 
-def _belt_rows(row_bytes: int) -> int:
+def _belt_rows(row_bytes: int, read_entries: int) -> int:
     """How many are kept where nobody says: a row that was forgotten has to be read again.
 
-    >>> _belt_rows(3_800), _belt_rows(100_000)
-    (17660, 4096)
+    >>> _belt_rows(3_800, 256), _belt_rows(100_000, 256), _belt_rows(100, 256)
+    (17660, 4096, 65536)
     """
-    return max(_BELT_BYTES // row_bytes, _BELT_ROWS)
+    least, most = _BELT_ROWS
+    return max(min(_BELT_BYTES // row_bytes, most), least, read_entries)
 
 
 class Worker:
@@ -70,7 +71,8 @@ class Worker:
         self.counts: Counter[str] = Counter()
         self.owner = leases.new_owner()
         self._batcher = Batcher(self.bundle, max_batch=settings.max_batch)
-        self._belt = Belt(self._batcher.layout, settings.belt_rows or _belt_rows(self._batcher.layout.row_bytes))
+        rows = settings.belt_rows or _belt_rows(self._batcher.layout.row_bytes, settings.read_entries)
+        self._belt = Belt(self._batcher.layout, rows)
         self._ownership: Ownership | None = None
         self._stopping = False  # a plain flag: an Event takes a lock, which a signal handler could find held
         self._deadline_s: float | None = None

@@ -113,7 +113,7 @@ def main(
     }
     if len(found) == 1 and "training" in next(iter(found.values())):
         report["recipe"] = next(iter(found.values()))["training"].pop("recipe")  # as it was then
-    name = run if run and "{" not in run else task
+    name = run.replace("{}", "").strip("-") or task
     output = data.RUNS / name / "evaluation.json"
     runs.write_json(output, report)
     made.pictures(found, output.parent)

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
 from pipeline.adopt.graph import open_graph
 from pipeline.adopt.infer import Wishes, infer
-from pipeline.adopt.probe import Findings
-from pipeline.adopt.products import Products
+from pipeline.adopt.quicker import quicker
 from pipeline.bundle import MAX_BUNDLE_BYTES, Bundle, from_bytes
 from pipeline.errors import ManifestError
 from pipeline.manifest import METADATA_KEY, Manifest
@@ -55,66 +52,20 @@ def adopt(model: bytes, source: str, wishes: Wishes) -> Adopted:
     values = _manifest(model, source, wishes, about.model)
     manifest = Manifest.from_values(values, source)
     graph = fold(model, source)
-    bundle, folded = _written(graph, manifest, source)
+    folded = with_metadata(graph, METADATA_KEY, manifest.to_json())
+    bundle = from_bytes(folded, source)
     warnings = []
     if len(folded) > LARGE_BYTES:
         warnings.append(
             f"{len(folded) / 1e6:,.0f} MB: every worker process holds them, and several times as much while it loads"
         )
-    else:
-        bundle, folded = _quicker(bundle, graph, about) or (bundle, folded)
+    if (quick := quicker(bundle, graph, about)) is not None:
+        folded = with_metadata(quick, METADATA_KEY, manifest.to_json())
+        bundle = from_bytes(folded, source)
     if manifest.model.given:
         names = ", ".join(spec.input for spec in manifest.model.given)
         warnings.append(f"a stream to which nobody gives {names} runs with zeros there (Producer.give)")
     return Adopted(folded, bundle, about.lines, warnings)
-
-
-def _written(graph: bytes, manifest: Manifest, source: str) -> tuple[Bundle, bytes]:
-    """The graph as a bundle, opened, and its bytes. Raises ManifestError."""
-    model = with_metadata(graph, METADATA_KEY, manifest.to_json())
-    return from_bytes(model, source), model
-
-
-def _quicker(plain: Bundle, graph: bytes, about: Findings) -> tuple[Bundle, bytes] | None:
-    """The bundle of a graph that takes less time and yields the same bytes, if there is one."""
-    try:
-        products = Products(graph, plain.manifest.model)
-    except ImportError:
-        about.found("convolutions", "as they are", "pip install 'statebelt[adopt]' may make them quicker")
-        return None
-    best: tuple[Bundle, bytes] | None = None
-    kept: list[int] = []
-    for n in products.counts:  # a branch that is never taken may not even fit the input's length
-        try:
-            made = _written(products.write([*kept, n]), plain.manifest, plain.source)
-        except ManifestError:
-            continue
-        if _same_bytes(plain, made[0]):
-            best, kept = made, [*kept, n]
-    if kept:
-        count = sum(products.counts[n] for n in kept)
-        about.found("convolutions", f"{count} as products of matrices", "quicker for many streams, the same bytes")
-    elif products.counts:
-        about.found("convolutions", "as they are", "as products of matrices they would give other bytes")
-    return best
-
-
-_STREAMS, _STEPS, _BLOCKS = (1, 2, 5, 33), 4, 2
-
-
-def _same_bytes(one: Bundle, other: Bundle) -> bool:
-    """Whether both yield the same scores and states of noise, loud and quiet, for several numbers of streams."""
-    rng, spec = np.random.default_rng(0), one.manifest.model
-    for streams in _STREAMS:
-        before = after = one.model.initial_state(streams)
-        for step in range(_STEPS):
-            frames = rng.standard_normal((streams, _BLOCKS * spec.block, spec.features)) * 10.0 ** (1 - step)
-            x = frames.astype(np.float32)
-            (scores, before), (same, after) = one.model.step(x, before), other.model.step(x, after)
-            pairs = [(scores, same), *((before[name], after[name]) for name in before)]
-            if any(a.tobytes() != b.tobytes() for a, b in pairs):
-                return False
-    return True
 
 
 def _manifest(model: bytes, source: str, wishes: Wishes, spec: dict[str, Any]) -> dict[str, Any]:

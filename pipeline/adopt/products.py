@@ -2,7 +2,8 @@
 
 A model that is streamed in small blocks has convolutions with a few output frames a call, and onnxruntime runs them
 one stream after the other, as a product of the weights with two or four columns: most of each vector instruction is
-idle. As one product of all streams' frames with the weights they take a quarter to a tenth of the time.
+idle. As one product of all streams' frames with the weights those of two or four frames take a quarter to a tenth of
+the time; towards fifteen frames, and for a lone stream, little or nothing is won, so `adopt` measures as well.
 
 The bits stay what they were. A convolution of fewer than 16 frames sums the C * k terms of an output one by one, in
 the order of its weights (MLAS, `MlasSgemmOperation`: for N <= 16 columns a block of the sum has 1,024 terms). A product
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 _FRAMES = range(2, 16)
 _LEAST_OUTPUTS = 16
-"""Output frames, and channels, of a convolution that is worth it. Of one alone onnxruntime makes another sum."""
+"""Output frames, and channels, of a convolution that may be worth it. Of one alone onnxruntime makes another sum."""
+
+_LEAST_OPSET = 11
+"""From which on Slice and Pad take their numbers as inputs."""
 
 _PACKED_TERMS = 256
 _WIDTHS = ((512, 32), (1024, 16))
@@ -53,14 +57,17 @@ class Products:
         self._model = model
         told = onnx.load_model_from_string(model)
         _tell(told.graph, spec)
+        self.counts: dict[int, int] = {}
+        if not any(one.domain == "" and one.version >= _LEAST_OPSET for one in told.opset_import):
+            return
         self._shapes = onnx.shape_inference.infer_shapes(told, data_prop=True)
         self.counts = {n: len(g.shorts) for n, g in enumerate(self._graphs()[1]) if g.shorts}
 
-    def write(self, graphs: Collection[int]) -> bytes:
-        """The model with those of these graphs as matrix products."""
+    def write(self, graphs: Collection[int], *, spoilt: bool = False) -> bytes:
+        """The model with those of these graphs as products; `spoilt`: with weights of zero, to see whether they act."""
         model, found = self._graphs()
         for n in graphs:
-            _replace(found[n].graph, found[n].shorts)
+            _replace(found[n].graph, found[n].shorts, spoilt)
         return bytes(model.SerializeToString())
 
     def _graphs(self) -> tuple[onnx.ModelProto, list[_Graph]]:
@@ -97,7 +104,8 @@ def _walk(
     shapes: Mapping[str, Sequence[int | None]],
 ) -> Iterator[_Graph]:
     """A graph, whose shapes `inferred` has, and the branches within; these know the names of what is around them."""
-    constants = {**constants, **{tensor.name: tensor for tensor in graph.initializer}}
+    fed = {tensor.name for tensor in graph.input}  # old exports name their weights here too: then they are defaults
+    constants = {**constants, **{tensor.name: tensor for tensor in graph.initializer if tensor.name not in fed}}
     shapes = {**shapes, **_shapes(inferred)}
     found = [_short(node, constants, shapes) for node in graph.node]
     yield _Graph(graph, {short.y: short for short in found if short is not None})
@@ -106,14 +114,14 @@ def _walk(
             yield from _walk(branch, other, constants, shapes)
 
 
-def _replace(graph: onnx.GraphProto, shorts: Mapping[str, _Short]) -> None:
+def _replace(graph: onnx.GraphProto, shorts: Mapping[str, _Short], spoilt: bool) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.output[0] not in shorts:
             nodes.append(node)
             continue
         made = _Made(node.output[0] + "/product")
-        _product(made, shorts[node.output[0]])
+        _product(made, shorts[node.output[0]], spoilt)
         nodes += made.nodes
         graph.initializer.extend(made.initializers)
     del graph.node[:]
@@ -212,7 +220,7 @@ def _windows(g: _Made, c: _Short) -> str:
     return g.op("Reshape", g.op("Concat", *(g.op("Reshape", each, last) for each in seen), axis=3), row)
 
 
-def _product(g: _Made, c: _Short) -> None:
+def _product(g: _Made, c: _Short, spoilt: bool) -> None:
     """The frames' windows times the weights, then back to `[B, O, frames]`."""
     outputs, terms = c.weight.shape[0], c.weight[0].size
     rows = _windows(g, c)
@@ -220,7 +228,7 @@ def _product(g: _Made, c: _Short) -> None:
     width = outputs if packed else next(width for most, width in _WIDTHS if terms <= most)
     slices = -(-outputs // width)
     weight = np.zeros((terms, slices * width), np.float32)
-    weight[:, :outputs] = c.weight.reshape(outputs, terms).T
+    weight[:, :outputs] = 0 if spoilt else c.weight.reshape(outputs, terms).T
     bias = np.zeros(slices * width, np.float32)
     if c.bias is not None:
         bias[:outputs] = c.bias

@@ -96,7 +96,9 @@ def worker(
     publish: Annotated[Publish | None, _tuning("A result entry for what is said, or every chunk.", "events")] = None,
     read_entries: Annotated[int | None, _tuning("Chunks of one read, at most.", "256")] = None,
     max_batch: Annotated[int | None, _tuning("Streams in one model step, at most.", "64")] = None,
-    belt_rows: Annotated[int | None, _tuning("Rows of carried state kept in memory.", "what 64 MiB hold")] = None,
+    belt_rows: Annotated[
+        int | None, _tuning("Rows of carried state kept in memory.", "what 64 MiB hold, 4096 at least")
+    ] = None,
     row_every_chunks: Annotated[
         int | None, _tuning("Of a stream, between two commits of its row; with more, takeovers replay.", "1")
     ] = None,

@@ -51,7 +51,7 @@ class PowerSpectrum:
         streams = max(1, _ROWS_AT_A_TIME // max(1, frames))
         for b in range(0, batch, streams):
             some = slice(b, b + streams)
-            signal = np.concatenate([state["context"][some], x[some, :, 0]], axis=1)
+            signal = np.concatenate([state["context"][some], x[some, :, 0]], axis=1, dtype=np.float32)
             context[some] = signal[:, samples:]
             for t in range(0, frames, _ROWS_AT_A_TIME):
                 self._power(signal, t, power[some, t : t + _ROWS_AT_A_TIME])
