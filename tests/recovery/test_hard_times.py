@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import redis
 
 from pipeline import worker as worker_module
 from pipeline.batcher import Batcher, Output
-from pipeline.broker.connection import Client
 from pipeline.broker.keys import Keys, log_key
+from pipeline.broker.reader import Entry
 from pipeline.component import Array
 from pipeline.consumer import Consumer
 from tests import zoo
@@ -44,8 +45,8 @@ def test_a_read_too_large_for_memory_is_followed_by_smaller_ones(url: str, monke
     sizes = []
     whole_read = worker_module.read
 
-    def watched(client: Client, topic: str, offsets: dict[int, bytes], count: int, block_ms: int) -> object:
-        found = whole_read(client, topic, offsets, count, block_ms)
+    def watched(*args: Any, **options: Any) -> dict[int, list[Entry]]:
+        found = whole_read(*args, **options)
         sizes.append(sum(len(fields[b"data"]) for of in found.values() for _, fields in of))
         return found
 
