@@ -67,7 +67,8 @@ class Batcher:
         self._names = {
             part: [(f.name, f"{part}.{f.name}") for f in component.fields] for part, component in self._components()
         }
-        fields = [Field("rest", "float32", (self._block_samples - 1, manifest.input.channels))]
+        # As samples came: int16 is half of what a row of raw samples would weigh in the log of every commit.
+        fields = [Field("rest", manifest.input.sample_type, (self._block_samples - 1, manifest.input.channels))]
         for part, component in self._components():
             fields += [Field(f"{part}.{f.name}", f.dtype, f.shape, f.initial) for f in component.fields]
         self.layout = RowLayout(bundle.fingerprint, fields, [f"model.{f.name}" for f in bundle.model.given])
@@ -119,7 +120,8 @@ class Batcher:
         return outputs
 
     def _lay_out(self, rows: Array, chunks: Sequence[Array], ends: Array) -> tuple[Array, Array, Array]:
-        """All samples end to end `[sum, channels]`, each stream's start, its whole blocks; rows get the rest."""
+        """All samples end to end `[sum, channels]`, as they came: int16 stays that until a step takes it; each stream's
+        start, its whole blocks. Rows get the rest."""
         size = self._block_samples
         rest, fresh_samples = rows["rest_samples"], np.fromiter(map(len, chunks), np.int64, len(chunks))
         have = rest + fresh_samples
@@ -131,9 +133,9 @@ class Batcher:
         left = np.where(ends, 0, have - blocks * size)
         fresh = np.concatenate(chunks)
         if not rest.any() and (room == fresh_samples).all() and not left.any():
-            return fresh, start, blocks  # whole blocks throughout: int16 stays what it is until a step takes it
-        fresh, carried, padding = as_float(fresh), rows["rest"], room - have
-        silence = np.zeros((int(padding.max()), fresh.shape[1]), np.float32)
+            return fresh, start, blocks  # whole blocks throughout
+        carried, padding = rows["rest"], room - have
+        silence = np.zeros((int(padding.max()), fresh.shape[1]), fresh.dtype)
         parts = []
         for i, (n, end, pad) in enumerate(zip(rest.tolist(), stop.tolist(), padding.tolist(), strict=True)):
             parts += [carried[i, :n], fresh[end - len(chunks[i]) : end], silence[:pad]]
