@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.broker import partition as partitions
 from pipeline.broker.connection import Client
 from pipeline.broker.partition import Commit
+from pipeline.broker.reader import Ahead
 from pipeline.errors import BrokerUnavailable, Fenced
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
@@ -43,10 +44,11 @@ class Committer:
         self._client, self._settings, self._counts, self._log = client, settings, counts, log
         self._late, self._wait, self._away = late, wait, away
 
-    def commit(self, ownership: Ownership, effects: list[tuple[Owned, Effects]]) -> None:
+    def commit(self, ownership: Ownership, effects: list[tuple[Owned, Effects]], ahead: Ahead | None = None) -> None:
         """Commit every partition's effects; the same commit again while Redis is away and the lease may last.
 
-        A partition that another owns by now is dropped. Raises ConfigError: a commit that cannot be, a defect of ours.
+        With the first try goes what is to be read `ahead`. A partition that another owns by now is dropped. Raises
+        ConfigError: a commit that cannot be, a defect of ours.
         """
         pending = [(owned, _commit_of(owned, e)) for owned, e in effects]
         for owned, _ in pending:
@@ -55,7 +57,10 @@ class Committer:
         while pending:
             sent_s = time.monotonic()
             outcomes = partitions.commit_many(
-                self._client, [(owned.lease, commit) for owned, commit in pending], self._settings.replicas
+                self._client,
+                [(owned.lease, commit) for owned, commit in pending],
+                self._settings.replicas,
+                ahead=None if failures else ahead,
             )
             again: list[tuple[Owned, Commit]] = []
             for (owned, commit), outcome in zip(pending, outcomes, strict=True):

@@ -20,11 +20,12 @@ from pipeline.broker import topic as topics
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect
 from pipeline.broker.durability import check_durability
 from pipeline.broker.keys import comes_before
-from pipeline.broker.reader import Entry, read
+from pipeline.broker.reader import read
 from pipeline.broker.retention import trim
 from pipeline.bundle import Bundle, load
 from pipeline.committing import Committer, backoff_s
 from pipeline.errors import BrokerUnavailable, ConfigError, RowCorrupt
+from pipeline.intake import Found, Intake
 from pipeline.lifecycle import Owned, Phase
 from pipeline.logs import logger
 from pipeline.manifest import InputSpec
@@ -35,10 +36,6 @@ from pipeline.task import Effects, Task
 
 _LEAST_TIMEOUT_S = 1.0
 _IDLE_S = 1.0
-_READ_BYTES = 64 << 20
-"""What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
-is, those after it are not."""
-
 _BELT_BYTES, _BELT_ROWS = 64 << 20, (4096, 65_536)
 
 
@@ -90,9 +87,9 @@ class Worker:
         self._committer = Committer(
             self._client, settings, self.counts, self._log, late=self._late, wait=self._wait, away=self._away
         )
+        self._intake = Intake(self._client, settings, self._log)
         self._next_trim_s = 0.0
         self._busy_s = 0.0
-        self._read_entries = settings.read_entries  # fewer while batches take too long for the lease
 
     def stop(self) -> None:
         """Ask `run` to commit what it has in hand, give its leases back and return, within `drain_ms`. Safe in a
@@ -209,20 +206,17 @@ class Worker:
         if not ownership.owned:
             self._pause(ownership.beat_s)
             return
-        if not self._belt.room_for(max(self._read_entries, len(ownership.owned))):
+        if not self._belt.room_for(max(self._intake.entries, len(ownership.owned))):
             self._catch_up(list(ownership.owned.values()))
         if not ownership.owned:
             return
-        count = max(1, self._read_entries // len(ownership.owned))
         late = [owned for owned in ownership.owned.values() if owned.behind]
         if late:
-            self._replay(late, count)
-        offsets = {p: owned.offset for p, owned in ownership.owned.items() if not owned.behind}
+            self._replay(late, self._intake.count(len(ownership.owned)))
         block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
-        found = read(self._client, self.settings.topic, offsets, count, block_ms, enough=self.settings.max_batch)
+        found = self._intake.next(ownership.owned, block_ms)
         if found:
-            ran_s = self._process(ownership, found)
-            self._size_reads(found, count, ran_s)
+            self._process(ownership, found)
             self._busy_s = time.monotonic()
         elif time.monotonic() - self._busy_s > _IDLE_S:
             self._catch_up(list(ownership.owned.values()))
@@ -231,26 +225,8 @@ class Worker:
 
     # -- a batch
 
-    def _size_reads(self, found: dict[int, list[Entry]], count: int, ran_s: float) -> None:
-        """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
-        large, is followed by smaller ones."""
-        entries, aim_s, aim_bytes = sum(map(len, found.values())), self.settings.lease_ms / 1000 / 4, _READ_BYTES
-        size_bytes = sum(len(value) for of in found.values() for _, fields in of for value in fields.values())
-        excess = max(ran_s / aim_s, size_bytes / aim_bytes)
-        if excess > 1:
-            self._read_entries = max(1, min(self._read_entries, int(entries / excess)))
-            self._log.warning(
-                "batch_too_large",
-                entries=entries,
-                ran_s=round(ran_s, 3),
-                size_bytes=size_bytes,
-                next=self._read_entries,
-            )
-        elif excess < 0.5 and any(len(of) >= count for of in found.values()):
-            self._read_entries = min(self.settings.read_entries, 2 * self._read_entries)
-
-    def _process(self, ownership: Ownership, found: dict[int, list[Entry]]) -> float:
-        """Run what was read and commit it. Returns how long the model ran, in seconds."""
+    def _process(self, ownership: Ownership, found: Found) -> None:
+        """Run what was read and commit it; with the commit goes the next read."""
         work = [ownership.owned[p] for p in sorted(found)]
         for owned in work:
             if owned.phase is Phase.GRANTED:
@@ -259,12 +235,11 @@ class Worker:
         self._load_rows(work, streams)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in work], self._belt, self._batcher)
-        ran_s = time.monotonic() - began_s
+        self._intake.size(found, time.monotonic() - began_s)
         for owned in work:
             self._note_corrupt(owned)
-        made = tasks.effects([owned.task for owned in work], self._belt)
-        self._commit(list(zip(work, made, strict=True)))
-        return ran_s
+        effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt), strict=True))
+        self._committer.commit(ownership, effects, self._intake.ahead(ownership.owned, effects))
 
     def _replay(self, late: list[Owned], count: int) -> None:
         """Run again, on rows that lack them, chunks of partitions whose rows were behind when they were taken over.

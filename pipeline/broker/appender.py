@@ -90,7 +90,7 @@ class Append(Exchange[list[bytes]]):
             self._groups.setdefault(partition_of(check_stream(chunk.stream), terms.partitions), []).append(i)
         self.calls = [self._call(partition, group) for partition, group in self._groups.items()]
         # WAIT is about the writes of its own connection: it travels behind the chunks, never by itself.
-        self.then = ("WAIT", terms.replicas, terms.replicas_timeout_ms) if terms.replicas else ()
+        self.then = [("WAIT", terms.replicas, terms.replicas_timeout_ms)] if terms.replicas else []
 
     def _call(self, partition: int, group: list[int]) -> Call:
         terms, chunks = self._terms, [self._chunks[i] for i in group]

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 import redis
 import redis.asyncio
 
-from pipeline.broker.functions import Call, Value, call_many, call_many_async
+from pipeline.broker.functions import Call, Command, call_many, call_many_async
 from pipeline.errors import BrokerUnavailable, StatebeltError
 
 T = TypeVar("T")
@@ -20,10 +20,10 @@ AsyncClient = redis.asyncio.Redis
 
 
 class Exchange(Generic[T]):
-    """`calls` go out together, `then` (one more command) behind them on the same connection."""
+    """`calls` go out together, `then` (more commands) behind them on the same connection."""
 
     calls: Sequence[Call] = ()
-    then: Sequence[Value] = ()
+    then: Sequence[Command] = ()
 
     def settle(self, replies: Sequence[Any]) -> T:
         """What the replies of `calls`, and of `then`, amount to; raises what they tell."""

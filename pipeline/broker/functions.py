@@ -20,6 +20,7 @@ from pipeline.broker.connection import round_trip, translate, translated
 from pipeline.errors import ConfigError
 
 Value = str | bytes | int
+Command = Sequence[Value]
 
 
 class Call(NamedTuple):
@@ -83,10 +84,10 @@ def _check_loaded(error: redis.ResponseError) -> None:
         raise error
 
 
-def call_many(client: redis.Redis, calls: Sequence[Call], then: Sequence[Value] = ()) -> list[Any]:
+def call_many(client: redis.Redis, calls: Sequence[Call], then: Sequence[Command] = ()) -> list[Any]:
     """Run calls in one round trip. Each reply is a value, or the (translated) exception of that call alone.
 
-    `then` is one more command, run after them on their connection; its reply is the last.
+    `then` are more commands, run after them on their connection; their replies are the last.
 
     Raises:
         BrokerUnavailable: the connection broke: which of the calls took effect is unknown.
@@ -96,16 +97,15 @@ def call_many(client: redis.Redis, calls: Sequence[Call], then: Sequence[Value] 
         again = [i for i, reply in enumerate(replies) if _missing(reply)]
         if again:  # a function that was not found did not run: to call it again is safe
             load(client)
-            if then:
-                again.append(len(calls))
+            again += range(len(calls), len(calls) + len(then))
             repeated = _round_trip(client, [calls[i] for i in again if i < len(calls)], then)
             for i, reply in zip(again, repeated, strict=True):
                 replies[i] = reply
     return [_settle(reply) for reply in replies]
 
 
-def _round_trip(client: redis.Redis, calls: Sequence[Call], then: Sequence[Value]) -> list[Any]:
-    return round_trip(client, [*map(_command, calls), *([then] if then else [])])
+def _round_trip(client: redis.Redis, calls: Sequence[Call], then: Sequence[Command]) -> list[Any]:
+    return round_trip(client, [*map(_command, calls), *then])
 
 
 def call(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Any:
@@ -130,25 +130,26 @@ async def load_async(client: redis.asyncio.Redis) -> None:
             _check_loaded(error)
 
 
-async def call_many_async(client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Value] = ()) -> list[Any]:
+async def call_many_async(
+    client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Command] = ()
+) -> list[Any]:
     """`call_many` for asyncio."""
     with translate():
         replies = await _round_trip_async(client, calls, then)
         again = [i for i, reply in enumerate(replies) if _missing(reply)]
         if again:
             await load_async(client)
-            if then:
-                again.append(len(calls))
+            again += range(len(calls), len(calls) + len(then))
             repeated = await _round_trip_async(client, [calls[i] for i in again if i < len(calls)], then)
             for i, reply in zip(again, repeated, strict=True):
                 replies[i] = reply
     return [_settle(reply) for reply in replies]
 
 
-async def _round_trip_async(client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Value]) -> list[Any]:
+async def _round_trip_async(client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Command]) -> list[Any]:
     async with client.pipeline(transaction=False) as pipe:
         for call in calls:
             pipe.execute_command(*_command(call))
-        if then:
-            pipe.execute_command(*then)
+        for command in then:
+            pipe.execute_command(*command)
         return list(await pipe.execute(raise_on_error=False))

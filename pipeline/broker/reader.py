@@ -154,6 +154,35 @@ def read(
     return {partitions[key]: entries for key, entries in found.items()}
 
 
+class Ahead:
+    """The next chunks, asked for in the round trip of another act: a worker that commits has to read next anyway.
+
+    Reading changes nothing, so whoever finds the act failed may let go of what was read. Nothing is waited for.
+
+    Args:
+        offsets: where each partition will stand once the act is done.
+        count: at most so many chunks a partition.
+    """
+
+    def __init__(self, topic: str, offsets: Mapping[int, bytes], count: int) -> None:
+        self._offsets = dict(offsets)
+        self._partitions = {log_key(topic, partition): partition for partition in offsets}
+        positions = {key: offsets[partition] for key, partition in self._partitions.items()}
+        self.command = _command(positions, count, 0)
+        self._found: dict[int, list[Entry]] = {}
+
+    def settle(self, reply: Any) -> None:
+        """Its reply came. An error is not told here: who reads in its stead meets it again (on a cluster it is one
+        always, and there `read` knows another way)."""
+        if not isinstance(reply, Exception):
+            self._found = {self._partitions[key]: entries for key, entries in _entries(reply).items()}
+
+    def take(self, offsets: Mapping[int, bytes]) -> dict[int, list[Entry]]:
+        """What was found, once: of those partitions alone that stand where they were to stand."""
+        found, self._found = self._found, {}
+        return {p: entries for p, entries in found.items() if offsets.get(p) == self._offsets[p]}
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One entry of a results log. `id` is the id of the chunk that caused it."""
