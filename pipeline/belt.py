@@ -114,7 +114,8 @@ def _little(dtype: str) -> str:
 class Belt:
     """`capacity` rows and the names that hold them. Full, it forgets the rows used longest ago.
 
-    Forgetting loses nothing: a row on the belt was committed before the next batch is gathered, or is held.
+    Forgetting loses nothing: a row on the belt was committed before it is forgotten, or is held. Where a commit may be
+    on its way, that needs `room_for` three batches: one on its way, one in hand, one that can be forgotten.
     """
 
     def __init__(self, layout: RowLayout, capacity: int) -> None:
@@ -201,6 +202,9 @@ class Belt:
         # A sixteenth at a time, so that finding the oldest is paid once for many.
         count = max(1, self.capacity // 16)
         taken = np.flatnonzero((self._partition >= 0) & (self._used < self._tick) & ~self._held)
+        older = taken[self._used[taken] < self._tick - 1]
+        if len(older):  # the commit of the batch before this one may be on its way
+            taken = older
         if len(taken) > count:
             taken = taken[np.argpartition(self._used[taken], count)[:count]]
         self._forget(taken)

@@ -1,23 +1,49 @@
-"""Committing what batches did to partitions: again while Redis is away, never after another may own them."""
+"""Committing what batches did to partitions: again while Redis is away, never after another may own them.
+
+A commit may be on its way while the next batch is computed. One at a time: the next is sent once it is known what
+became of the one before, so that a partition's commits follow each other, and a batch is undone by dropping its
+partition alone.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.broker import partition as partitions
 from pipeline.broker.connection import Client
-from pipeline.broker.partition import Commit
+from pipeline.broker.partition import Commit, Outcome
 from pipeline.broker.reader import Ahead
 from pipeline.errors import BrokerUnavailable, Fenced
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
 from pipeline.settings import Settings
-from pipeline.task import Effects
+from pipeline.task import Effects, Happening
 
 _BACKOFF_S = (0.02, 1.0)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """One partition's commit, and what there is to tell of its batch once it is stored."""
+
+    owned: Owned
+    commit: Commit
+    happenings: Sequence[Happening] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """Commits on their way, since `sent_s`."""
+
+    pending: list[_Pending]
+    sent_s: float
+    outcomes: Future[list[Outcome]]
 
 
 class Committer:
@@ -43,34 +69,74 @@ class Committer:
     ) -> None:
         self._client, self._settings, self._counts, self._log = client, settings, counts, log
         self._late, self._wait, self._away = late, wait, away
+        self._flight: _Flight | None = None
+        self._sender = ThreadPoolExecutor(1, "commit")  # starts no thread before there is something to send
 
-    def commit(self, ownership: Ownership, effects: list[tuple[Owned, Effects]], ahead: Ahead | None = None) -> None:
+    @property
+    def in_flight(self) -> bool:
+        """Whether a commit is on its way."""
+        return self._flight is not None
+
+    def commit(
+        self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]], ahead: Ahead | None = None
+    ) -> None:
         """Commit every partition's effects; the same commit again while Redis is away and the lease may last.
 
         With the first try goes what is to be read `ahead`. A partition that another owns by now is dropped. Raises
         ConfigError: a commit that cannot be, a defect of ours.
         """
-        pending = [(owned, _commit_of(owned, e)) for owned, e in effects]
-        for owned, _ in pending:
-            owned.to(Phase.COMMITTING)
+        pending = self._begun(effects)
+        sent_s = time.monotonic()
+        if pending:
+            self._conclude(ownership, pending, self._send(pending, ahead), sent_s)
+
+    def begin(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]], ahead: Ahead) -> None:
+        """Send the commit and do not wait: what `commit` would do about its outcome, `settle` does.
+
+        Until then nothing may be done to these partitions but reading, and computing the batch that follows.
+        """
+        pending = self._begun(effects)
+        if pending:
+            self._flight = _Flight(pending, time.monotonic(), self._sender.submit(self._send, pending, ahead))
+
+    def settle(self, ownership: Ownership) -> None:
+        """Wait for the commit that is on its way, if one is. Raises as `commit`."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._conclude(ownership, flight.pending, flight.outcomes.result(), flight.sent_s)
+
+    def close(self) -> None:
+        """No more commits."""
+        self._sender.shutdown()
+
+    def _begun(self, effects: Iterable[tuple[Owned, Effects]]) -> list[_Pending]:
+        assert self._flight is None, "one commit at a time"
+        pending = [_pending(owned, made) for owned, made in effects]
+        for each in pending:
+            each.owned.to(Phase.COMMITTING)
+            each.owned.sent = each.commit.offset_after
+        return pending
+
+    def _send(self, pending: Sequence[_Pending], ahead: Ahead | None) -> list[Outcome]:
+        commits = [(each.owned.lease, each.commit) for each in pending]
+        return partitions.commit_many(self._client, commits, self._settings.replicas, ahead=ahead)
+
+    def _conclude(
+        self, ownership: Ownership, pending: list[_Pending], outcomes: Sequence[Outcome], sent_s: float
+    ) -> None:
         failures, why = 0, ""
-        while pending:
-            sent_s = time.monotonic()
-            outcomes = partitions.commit_many(
-                self._client,
-                [(owned.lease, commit) for owned, commit in pending],
-                self._settings.replicas,
-                ahead=None if failures else ahead,
-            )
-            again: list[tuple[Owned, Commit]] = []
-            for (owned, commit), outcome in zip(pending, outcomes, strict=True):
+        while True:
+            again: list[_Pending] = []
+            for each, outcome in zip(pending, outcomes, strict=True):
+                if ownership.owned.get(each.owned.partition) is not each.owned:
+                    continue  # its lease ran out while the commit was on its way
                 if outcome.error is None:
-                    self._stored(owned, commit, sent_s)
+                    self._stored(each, sent_s)
                 elif isinstance(outcome.error, BrokerUnavailable):
-                    again.append((owned, commit))
+                    again.append(each)
                     why = str(outcome.error)
                 elif isinstance(outcome.error, Fenced):
-                    ownership.drop(owned, outcome.error)
+                    ownership.drop(each.owned, outcome.error)
                 else:
                     raise outcome.error
             if not again:
@@ -81,23 +147,23 @@ class Committer:
             self._wait(min(backoff_s(failures), self._settings.lease_ms / 4000))
             failures += 1
             self._away(why)
-            pending = [pair for pair in again if ownership.owned.get(pair[0].partition) is pair[0]]
+            pending = [each for each in again if ownership.owned.get(each.owned.partition) is each.owned]
+            sent_s = time.monotonic()
+            outcomes = self._send(pending, None)
 
-    def _stored(self, owned: Owned, commit: Commit, sent_s: float) -> None:
+    def _stored(self, each: _Pending, sent_s: float) -> None:
+        owned, commit = each.owned, each.commit
         owned.to(Phase.RUNNING)
-        owned.offset, owned.entries_read = commit.offset_after, commit.entries_read
+        owned.offset, owned.entries_read, owned.sent = commit.offset_after, commit.entries_read, b""
         owned.renewed_s = sent_s
-        if commit.offset_after == commit.offset_before:
-            return  # rows alone have nothing to tell
-        for happening in owned.task.happenings():
+        for happening in each.happenings:
             self._log.warning(happening.kind, partition=owned.partition, stream=happening.stream, **happening.facts)
-        self._counts.update(owned.task.counts)
-        owned.task.counts.clear()
+        self._counts.update(each.counts)
 
 
-def _commit_of(owned: Owned, effects: Effects) -> Commit:
+def _pending(owned: Owned, effects: Effects) -> _Pending:
     read_before = owned.entries_read
-    return Commit(
+    commit = Commit(
         offset_before=owned.offset,
         offset_after=effects.offset,
         entries_read=read_before + effects.entries if read_before >= 0 else -1,
@@ -106,6 +172,10 @@ def _commit_of(owned: Owned, effects: Effects) -> Commit:
         rows=effects.rows,
         behind=effects.behind,
     )
+    if commit.offset_after == commit.offset_before:
+        return _Pending(owned, commit)  # rows alone have nothing to tell
+    counts, owned.task.counts = owned.task.counts, Counter()
+    return _Pending(owned, commit, owned.task.happenings(), counts)
 
 
 def backoff_s(failures: int) -> float:

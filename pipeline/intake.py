@@ -1,4 +1,8 @@
-"""What a worker reads next: after which ids, how much at a time, and along with which commit."""
+"""What a worker reads next: after which ids, how much at a time, and along with which commit.
+
+While there is a backlog, a batch is in hand before the one in front of it is committed. Then that commit need not be
+waited for: it travels, and with it the question for the batch after next, while the batch in hand is computed.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ _READ_BYTES = 64 << 20
 is, those after it are not."""
 
 Found = dict[int, list[Entry]]
+Offsets = dict[int, bytes]
 
 
 class Intake:
@@ -28,34 +33,62 @@ class Intake:
         self.entries = settings.read_entries
         self._client, self._settings, self._log = client, settings, log
         self._ahead: Ahead | None = None
+        self._hand: dict[int, tuple[bytes, list[Entry]]] = {}  # after which id, what
         self._asked = 0  # of each partition, in the read whose chunks are being worked on
+
+    @property
+    def in_hand(self) -> int:
+        """Chunks that are read, and that `next` has yet to give."""
+        return sum(len(entries) for _, entries in self._hand.values())
 
     def count(self, partitions: int) -> int:
         """How many are read of each of so many partitions."""
         return max(1, self.entries // partitions)
 
-    def next(self, owned: Mapping[int, Owned], block_ms: int) -> Found:
-        """Chunks of every partition whose rows are up to date: what was read ahead, or else waited for.
+    def next(self, owned: Mapping[int, Owned], block_ms: int, *, halve: bool) -> Found:
+        """Chunks of partitions whose rows are up to date: what is in hand, or else what comes in `block_ms`.
 
+        halve: two batches and more are given in halves, the second of which stays in hand.
         Raises BrokerUnavailable: no answer; read again.
         """
-        offsets = {p: o.offset for p, o in owned.items() if not o.behind}
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and (found := ahead.take(offsets)):
-            return found
-        s, self._asked = self._settings, self.count(len(owned))
-        return read(self._client, s.topic, offsets, self._asked, block_ms, enough=s.max_batch)
+        s, offsets = self._settings, _offsets(owned)
+        if not self._hand:
+            self._collect(offsets)
+        hand, self._hand = self._hand, {}
+        # Of what was in hand a partition may have been dropped since, and even be owned anew.
+        found = {p: entries for p, (after, entries) in hand.items() if offsets.get(p) == after}
+        if not found:
+            self._asked = self.count(len(owned))
+            found = read(self._client, s.topic, offsets, self._asked, block_ms, enough=s.max_batch)
+        if halve and sum(map(len, found.values())) >= 2 * s.max_batch:
+            whole, found = found, {p: entries[: (len(entries) + 1) // 2] for p, entries in found.items()}
+            self._hand = {p: (found[p][-1][0], entries[len(found[p]) :]) for p, entries in whole.items()}
+            self._hand = {p: (after, entries) for p, (after, entries) in self._hand.items() if entries}
+        return found
 
-    def ahead(self, owned: Mapping[int, Owned], effects: Iterable[tuple[Owned, Effects]]) -> Ahead:
-        """What `next` would read once these effects are committed, for the commit to ask for.
+    def ahead(self, owned: Mapping[int, Owned], effects: Iterable[tuple[Owned, Effects]]) -> Ahead | None:
+        """What is to be read behind what is in hand, for the commit of these effects to ask for.
 
         All partitions are asked for, not only those that are committed to: none waits for the others to be silent.
+        None where less than a full step of the model is in hand: what has come since is better read with what comes.
         """
-        offsets = {p: o.offset for p, o in owned.items() if not o.behind}
+        offsets = _offsets(owned)
         offsets |= {o.partition: made.offset for o, made in effects if o.partition in offsets}
+        if not self._hand:
+            self._collect(offsets)
+        if 0 < self.in_hand < self._settings.max_batch:
+            return None
+        offsets |= {p: entries[-1][0] for p, (_, entries) in self._hand.items() if p in offsets}
         self._asked = self.count(len(owned))
         self._ahead = Ahead(self._settings.topic, offsets, self._asked)
         return self._ahead
+
+    def _collect(self, offsets: Offsets) -> None:
+        """The commit that asked for more is settled: in hand is what it found, of partitions that stand where they were
+        to stand."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._hand = {p: (offsets[p], entries) for p, entries in ahead.take(offsets).items()}
 
     def size(self, found: Found, ran_s: float) -> None:
         """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
@@ -74,3 +107,8 @@ class Intake:
             )
         elif excess < 0.5 and any(len(of) >= self._asked for of in found.values()):
             self.entries = min(self._settings.read_entries, 2 * self.entries)
+
+
+def _offsets(owned: Mapping[int, Owned]) -> Offsets:
+    """After which id each partition is read on; those whose rows are behind are not."""
+    return {p: o.read_to for p, o in owned.items() if not o.behind}

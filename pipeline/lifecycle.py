@@ -47,6 +47,7 @@ LEGAL: dict[Phase, frozenset[Phase]] = {
 class Owned:
     """A partition under a lease: its task, where its log was last committed, and how far it is on its way.
 
+    sent: the offset of a commit that is on its way (empty: none is).
     renewed_s: when (monotonic) the lease was last asked for or renewed, so not later than the server saw it.
     corrupt: streams whose stored row was discarded, and why, until that is told.
     behind: the rows lack what chunks after this id did; they are replayed first (empty: nothing to replay).
@@ -60,6 +61,12 @@ class Owned:
     phase: Phase = Phase.GRANTED
     corrupt: dict[str, str] = field(default_factory=dict)
     behind: bytes = b""
+    sent: bytes = b""
+
+    @property
+    def read_to(self) -> bytes:
+        """After which id to read on: all up to there is committed, or on its way."""
+        return self.sent or self.offset
 
     @property
     def partition(self) -> int:

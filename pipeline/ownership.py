@@ -91,14 +91,22 @@ class Ownership:
             self._next_beat_s = time.monotonic() + (_SHORT_S if short else min(self._lease_ms / 4000, _BEAT_S))
 
     @property
+    def due(self) -> bool:
+        """Whether `keep` has something to do."""
+        return time.monotonic() >= self._next_beat_s or bool(self._worn())
+
+    def _worn(self) -> list[Owned]:
+        now = time.monotonic()
+        return [owned for owned in self.owned.values() if now - owned.renewed_s > self._lease_ms / 3000]
+
+    @property
     def beat_s(self) -> float:
         """How long until `keep` has something to do, in seconds: reads must not block for longer."""
         return max(0.001, self._next_beat_s - time.monotonic())
 
     def renew(self) -> None:
         """Renew the leases that have lasted for a third of their time."""
-        now = time.monotonic()
-        due = [owned for owned in self.owned.values() if now - owned.renewed_s > self._lease_ms / 3000]
+        now, due = time.monotonic(), self._worn()
         if not due:
             return
         for owned, error in zip(due, leases.renew(self._client, [o.lease for o in due]), strict=True):

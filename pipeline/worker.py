@@ -200,7 +200,9 @@ class Worker:
         )
 
     def _turn(self, ownership: Ownership) -> None:
-        ownership.keep()
+        if ownership.due or self._late_ones(ownership) or not self._intake.in_hand:
+            self._committer.settle(ownership)
+            ownership.keep()
         if self._reporter.due():
             self._report("running")
         if not ownership.owned:
@@ -210,11 +212,12 @@ class Worker:
             self._catch_up(list(ownership.owned.values()))
         if not ownership.owned:
             return
-        late = [owned for owned in ownership.owned.values() if owned.behind]
+        late = self._late_ones(ownership)
         if late:
             self._replay(late, self._intake.count(len(ownership.owned)))
         block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
-        found = self._intake.next(ownership.owned, block_ms)
+        halve = self._room_to_fly() and not self._committer.in_flight
+        found = self._intake.next(ownership.owned, block_ms, halve=halve)
         if found:
             self._process(ownership, found)
             self._busy_s = time.monotonic()
@@ -223,10 +226,19 @@ class Worker:
         if time.monotonic() >= self._next_trim_s:
             self._trim(ownership)
 
+    @staticmethod
+    def _late_ones(ownership: Ownership) -> list[Owned]:
+        return [owned for owned in ownership.owned.values() if owned.behind]
+
+    def _room_to_fly(self) -> bool:
+        """Whether the belt holds a batch whose commit is on its way, the one that follows it, and rows to forget."""
+        return self._belt.room_for(3 * self._intake.entries)
+
     # -- a batch
 
     def _process(self, ownership: Ownership, found: Found) -> None:
-        """Run what was read and commit it; with the commit goes the next read."""
+        """Run what was read and commit it; with the commit goes the next read. Where there is more in hand to run, the
+        commit is not waited for."""
         work = [ownership.owned[p] for p in sorted(found)]
         for owned in work:
             if owned.phase is Phase.GRANTED:
@@ -236,10 +248,18 @@ class Worker:
         began_s = time.monotonic()
         tasks.run([owned.task for owned in work], self._belt, self._batcher)
         self._intake.size(found, time.monotonic() - began_s)
+        self._committer.settle(ownership)  # the batch before this one; what it lost was lost to this one as well
+        work = [owned for owned in work if ownership.owned.get(owned.partition) is owned]
+        if not work:
+            return
         for owned in work:
             self._note_corrupt(owned)
         effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt), strict=True))
-        self._committer.commit(ownership, effects, self._intake.ahead(ownership.owned, effects))
+        ahead = self._intake.ahead(ownership.owned, effects)
+        if ahead is not None and self._intake.in_hand and self._room_to_fly():
+            self._committer.begin(ownership, effects, ahead)
+        else:
+            self._committer.commit(ownership, effects, ahead)
 
     def _replay(self, late: list[Owned], count: int) -> None:
         """Run again, on rows that lack them, chunks of partitions whose rows were behind when they were taken over.
@@ -268,6 +288,8 @@ class Worker:
 
     def _catch_up(self, of: Sequence[Owned]) -> None:
         """Store what rows lack: a worker that stops, or has nothing else to do, leaves nothing to replay."""
+        assert self._ownership is not None
+        self._committer.settle(self._ownership)
         settled = [o for o in of if o.task.rows_behind and o.phase is Phase.RUNNING]
         if settled:
             self._commit([(owned, owned.task.catch_up(owned.offset, self._belt)) for owned in settled])
@@ -367,9 +389,11 @@ class Worker:
         self._report("draining")
         try:
             if self._ownership is not None:
+                self._committer.settle(self._ownership)
                 self._ownership.close()
         except BrokerUnavailable as error:
             self._log.warning("leases_not_released", error=str(error))
+        self._committer.close()
         self._client.close()
         self._reporter.clear()
         self._log.info("stopped", **self.counts)

@@ -17,7 +17,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"adopt"},
     {"worker", "producer", "consumer", "offline", "verify"},
     {"pushing", "sender", "committing"},
-    {"outbox", "waiting", "ownership"},
+    {"outbox", "waiting", "ownership", "intake"},
     {"lifecycle"},
     {"task"},
     {"admission", "behind"},

@@ -77,6 +77,7 @@ class Scene:
             "lease_ms": LEASE_MS,
             "publish": "chunks",
             "read_entries": 16,
+            "max_batch": 2,  # a backlog of a few chunks is one already: commits travel while the next batch runs
             "log_format": "json",
             "status_dir": self._folder / "status",
             **settings,

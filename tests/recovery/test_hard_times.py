@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline import worker as worker_module
+from pipeline import intake
 from pipeline.batcher import Batcher, Output
 from pipeline.broker.keys import Keys, log_key
 from pipeline.broker.reader import Entry
@@ -43,15 +43,15 @@ def test_a_read_too_large_for_memory_is_followed_by_smaller_ones(url: str, monke
     bundle = zoo.bundle("sensor")
     signals = {f"s-{i}": zoo.signal(bundle.manifest.input, 4000, seed=i) for i in range(4)}
     sizes = []
-    whole_read = worker_module.read
+    plain_next = intake.Intake.next
 
-    def watched(*args: Any, **options: Any) -> dict[int, list[Entry]]:
-        found = whole_read(*args, **options)
+    def watched(self: intake.Intake, *args: Any, **options: Any) -> dict[int, list[Entry]]:
+        found = plain_next(self, *args, **options)
         sizes.append(sum(len(fields[b"data"]) for of in found.values() for _, fields in of))
         return found
 
-    monkeypatch.setattr(worker_module, "read", watched)
-    monkeypatch.setattr(worker_module, "_READ_BYTES", 20_000)
+    monkeypatch.setattr(intake.Intake, "next", watched)
+    monkeypatch.setattr(intake, "_READ_BYTES", 20_000)
     with make_producer(url, bundle, partitions=1) as producer:
         for batch in cut_up(bundle, signals, lambda *_: 100):  # 2,400 bytes each
             producer.push_many(batch)
