@@ -50,7 +50,7 @@ class Committer:
     """One worker's commits.
 
     Args:
-        counts: where what batches counted is added up.
+        counts: where what batches counted is added up, and `overlapped`: commits that were not waited for.
         late: whether it is time to give up, for the worker must be gone.
         wait: wait for so many seconds, or until it is late.
         away: called with the reason before each further attempt.
@@ -97,6 +97,7 @@ class Committer:
         """
         pending = self._begun(effects)
         if pending:
+            self._counts["overlapped"] += 1
             self._flight = _Flight(pending, time.monotonic(), self._sender.submit(self._send, pending, ahead))
 
     def settle(self, ownership: Ownership) -> None:

@@ -38,8 +38,11 @@ WORKER = {
     "input_retention_ms": 10_000,
     "trim_every_ms": 1000,
     "belt_rows": 96,  # fewer than live streams: rows come and go
-    "read_entries": 64,
 }
+KINDS: tuple[dict[str, int], ...] = (
+    {"read_entries": 64},  # there is no room to compute while a commit travels
+    {"read_entries": 24, "max_batch": 4},  # there is, barely
+)
 
 PATIENCE_S = 60.0
 
@@ -47,8 +50,9 @@ PATIENCE_S = 60.0
 class Actor(WorkerProcess):
     """A worker on the stage: its group, and what is being done to it."""
 
-    def __init__(self, group: str, url: str, bundle: Path, folder: Path, row_every: int) -> None:
-        super().__init__(url, bundle, folder, **{**WORKER, "group": group, "row_every_chunks": row_every})
+    def __init__(self, group: str, url: str, bundle: Path, folder: Path, row_every: int, kind: dict[str, int]) -> None:
+        settings = {**WORKER, **kind, "group": group, "row_every_chunks": row_every}
+        super().__init__(url, bundle, folder, **settings)
         self.group = group
         self.frozen = self.leaving = False
 
@@ -96,7 +100,7 @@ class Stage:
         self.happened: Counter[str] = Counter()
         self.defects: list[str] = []
         self._folder, self._bundles, self._workers = folder, dict(bundles), workers
-        self._row_every = cycle(row_every)
+        self._row_every, self._kinds = cycle(row_every), cycle(KINDS)
         self._actors: list[Actor] = []
         self.sources: list[Source] = []
         self._thaws: list[tuple[float, Actor]] = []
@@ -250,7 +254,7 @@ class Stage:
 
     def _join(self, group: str) -> None:
         folder, every = self._folder / "workers", next(self._row_every)
-        self._actors.append(Actor(group, self.proxy.url, self._bundles[group], folder, every))
+        self._actors.append(Actor(group, self.proxy.url, self._bundles[group], folder, every, next(self._kinds)))
         self.happened["started"] += 1
 
     def _owner(self, pick: float) -> Actor | None:

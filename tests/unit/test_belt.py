@@ -49,6 +49,21 @@ def test_a_batchs_own_rows_stay_when_many_are_forgotten_at_once() -> None:
     assert belt.missing(["new", *names]) == names[62:]
 
 
+def test_rows_of_the_batch_before_are_forgotten_last() -> None:
+    """Their commit may be on its way. Held rows leave so few to choose from that all of them would go at once."""
+    belt = Belt(LAYOUT, 64)
+    held, old, before = ([f"{kind}{i}" for i in range(n)] for kind, n in (("held", 60), ("old", 2), ("before", 2)))
+    for batch in (held, old, before):
+        belt.begin(batch)
+        for stream in batch:
+            belt.place(stream, 0, None)
+    belt.hold(held)
+    belt.begin(["new"])
+    belt.place("new", 0, None)
+    assert belt.missing(before) == []
+    assert belt.missing(old) != []
+
+
 def test_dropping_a_partition_forgets_its_rows_only() -> None:
     belt = Belt(LAYOUT, 8)
     belt.begin(["a", "b", "c"])

@@ -1,0 +1,190 @@
+"""A commit travels while the next batch is computed: whatever becomes of it, every byte is the whole signal's."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from pipeline import ownership
+from pipeline.broker import partition as partitions
+from pipeline.broker.keys import Keys
+from pipeline.bundle import Bundle
+from pipeline.consumer import Consumer
+from pipeline.errors import BrokerUnavailable
+from pipeline.worker import Worker
+from tests import zoo
+from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
+
+from .proxy import Proxy
+
+BACKLOG: dict[str, object] = {"publish": "chunks", "max_batch": 2, "read_entries": 16}
+"""A few chunks are a backlog already."""
+
+
+def pushed(url: str, bundle: Bundle, streams: int) -> dict[str, np.ndarray]:
+    signals = lively(bundle, streams)
+    with make_producer(url, bundle) as producer:
+        for batch in cut_up(bundle, signals, random_cut):
+            producer.push_many(batch)
+    return signals
+
+
+@pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize("belt_rows", [64, 48], ids=["room", "barely any room"])
+@pytest.mark.parametrize("row_every_chunks", [1, 5])
+def test_commits_travel_where_there_is_a_backlog(url: str, belt_rows: int, row_every_chunks: int) -> None:
+    """More streams than the belt holds: a row is forgotten only once it is stored, and what is on its way is not."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 100)
+    settings = {**BACKLOG, "belt_rows": belt_rows, "row_every_chunks": row_every_chunks}
+    with (
+        worker(url, bundle, **settings) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+        assert running.counts["dropped_partitions"] == 0
+    assert_exact(bundle, signals, found)
+    if row_every_chunks == 1:  # else rows that are held may take the room
+        assert running.counts["overlapped"] > 10
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_no_commit_travels_where_the_belt_has_no_room(url: str) -> None:
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 60)
+    with (
+        worker(url, bundle, **BACKLOG, belt_rows=47) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+    assert running.counts["overlapped"] == 0
+
+
+def on_its_way() -> bool:
+    """Whether this is a commit that nobody waits for."""
+    return threading.current_thread().name.startswith("commit")
+
+
+@pytest.mark.parametrize("fault", ["lose_reply", "cut_reply", "cut_request"])
+def test_commits_that_are_lost_on_their_way(
+    url: str, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored or not, the batch that was computed meanwhile goes on behind it; nothing is run twice."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+    plain, sent, hit = partitions.commit_many, 0, 0
+
+    def struck(*args: Any, **options: Any) -> Any:
+        nonlocal sent, hit
+        if on_its_way():
+            sent += 1
+            if sent % 4 == 1:
+                hit += 1
+                getattr(proxy, fault)(b"sb_commit")
+        return plain(*args, **options)
+
+    monkeypatch.setattr(partitions, "commit_many", struck)
+    with (
+        worker(proxy.url, bundle, **BACKLOG) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+        assert running.counts["dropped_partitions"] == 0
+    assert_exact(bundle, signals, found)
+    assert proxy.happened[fault] == hit > 2
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["later", "at once"])
+def test_a_partition_that_is_lost_while_its_commit_travels(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Its lease goes to another between the sending and the reply: what was computed on top of it is dropped with it,
+    the other partitions go on, and the next owner finds all as the last commit left it. That may be the same worker in
+    the same turn, with chunks in hand that follow the commit that was refused."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+    lease, plain, taken = Keys("audio", "digits", 1).lease, partitions.commit_many, 0
+
+    def robbed(*args: Any, **options: Any) -> Any:
+        nonlocal taken
+        if on_its_way() and taken < 3 and b"thief" not in (redis_client.get(lease) or b"thief"):
+            taken += 1
+            redis_client.set(lease, b"1000000 thief", px=None if at_once else 50)
+            found = plain(*args, **options)
+            if at_once:
+                redis_client.delete(lease)
+            return found
+        return plain(*args, **options)
+
+    monkeypatch.setattr(partitions, "commit_many", robbed)
+    if at_once:
+        monkeypatch.setattr(ownership, "_BEAT_S", 0.0)
+    with (
+        worker(url, bundle, **BACKLOG, lease_ms=400) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+    assert running.counts["dropped_partitions"] == taken == 3
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_a_lease_that_runs_out_while_a_commit_travels(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit was stored, but before its reply is heard, Redis is away for longer than the lease lasts."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 60)
+    stored, away = threading.Event(), threading.Event()
+    commit, load = partitions.commit_many, partitions.load_rows
+
+    def slow(*args: Any, **options: Any) -> Any:
+        found = commit(*args, **options)
+        if on_its_way() and not stored.is_set():
+            stored.set()
+            assert away.wait(10)
+        return found
+
+    def gone(*args: Any, **options: Any) -> Any:
+        if running.counts["overlapped"] and not away.is_set():
+            assert stored.wait(10)
+            over_s = time.monotonic() + 0.5
+            until(lambda: time.monotonic() > over_s, "more than a lease")
+            away.set()
+            raise BrokerUnavailable("away")
+        return load(*args, **options)
+
+    monkeypatch.setattr(partitions, "commit_many", slow)
+    monkeypatch.setattr(partitions, "load_rows", gone)
+    with (
+        worker(url, bundle, **BACKLOG, lease_ms=400, belt_rows=48) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+    assert running.counts["dropped_partitions"] == 4
+
+
+def test_a_worker_that_stops_settles_what_is_on_its_way(url: str, redis_client: redis.Redis) -> None:
+    """Its leases are given back only then: the next worker takes over at once, and nothing is run twice."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+
+    def flying(running: Worker) -> None:
+        until(lambda: running.counts["overlapped"] > 3, "commits on their way")
+
+    for _ in range(3):
+        with worker(url, bundle, **BACKLOG) as running:
+            flying(running)
+        assert not redis_client.exists(*[Keys("audio", "digits", p).lease for p in range(4)])
+    with (
+        worker(url, bundle, **BACKLOG) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+    assert running.counts["duplicates"] == 0
