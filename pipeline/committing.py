@@ -155,7 +155,7 @@ class Committer:
     def _stored(self, each: _Pending, sent_s: float) -> None:
         owned, commit = each.owned, each.commit
         owned.to(Phase.RUNNING)
-        owned.offset, owned.entries_read, owned.sent = commit.offset_after, commit.entries_read, b""
+        owned.offset, owned.sent = commit.offset_after, b""
         owned.renewed_s = sent_s
         for happening in each.happenings:
             self._log.warning(happening.kind, partition=owned.partition, stream=happening.stream, **happening.facts)
@@ -163,11 +163,10 @@ class Committer:
 
 
 def _pending(owned: Owned, effects: Effects) -> _Pending:
-    read_before = owned.entries_read
     commit = Commit(
         offset_before=owned.offset,
         offset_after=effects.offset,
-        entries_read=read_before + effects.entries if read_before >= 0 else -1,
+        entries=effects.entries,
         results=effects.results,
         dead=effects.dead,
         rows=effects.rows,

@@ -56,7 +56,6 @@ class Owned:
     lease: Lease
     task: Task
     offset: bytes
-    entries_read: int
     renewed_s: float
     phase: Phase = Phase.GRANTED
     corrupt: dict[str, str] = field(default_factory=dict)

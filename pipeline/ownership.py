@@ -172,9 +172,7 @@ class Ownership:
             if isinstance(answer, Granted):
                 partition = answer.lease.keys.partition
                 task = self._make_task(partition)
-                self.owned[partition] = Owned(
-                    answer.lease, task, answer.offset, answer.entries_read, asked_s, behind=answer.behind
-                )
+                self.owned[partition] = Owned(answer.lease, task, answer.offset, asked_s, behind=answer.behind)
                 gained.append(partition)
         if gained:
             self._log.info("ready", gained=gained, owned=sorted(self.owned), share=self.share)

@@ -41,7 +41,7 @@ class Lease:
 class Granted:
     """The lease, and where the group stands: `offset` is the id of the last chunk whose effects are committed.
 
-    `entries_read` counts the log's entries up to it, -1 where Redis cannot know. Add what you read to it.
+    `entries_read` counts the log's entries up to it, -1 where Redis cannot know.
     `behind`: the rows hold only what chunks up to this id did; those after it, up to the offset, have to be replayed
     before anything else. Empty: the rows stand where the offset does.
     """

@@ -29,7 +29,7 @@ class Commit:
 
     Offsets and ids are Redis ids as read (`b"1700000000000-0"`). `results` and `dead` are in order of their ids, at
     most one entry a chunk in each (of 500 fields and 512 MiB), and lie within `offset_before < id <= offset_after`.
-    `entries_read` is the grant's count plus all entries read up to `offset_after` (-1 if unknown). A commit that does
+    `entries` is how many entries of the log were read for it, from the one to the other. A commit that does
     not move the offset may carry rows only. `rows` are (stream, bytes, TTL in ms); `drop_rows` are streams whose row
     goes away. `behind`: after this commit the rows of some streams hold only what chunks up to this id did (see
     `Granted`); empty: all rows are up to `offset_after`.
@@ -37,7 +37,7 @@ class Commit:
 
     offset_before: bytes
     offset_after: bytes
-    entries_read: int
+    entries: int
     results: Sequence[tuple[bytes, Fields]] = ()
     dead: Sequence[tuple[bytes, Fields]] = ()
     rows: Sequence[tuple[str, bytes, int]] = ()
@@ -95,7 +95,7 @@ def _call(lease: Lease, commit: Commit) -> Call:
         lease.lease_ms,
         commit.offset_before,
         commit.offset_after,
-        commit.entries_read,
+        commit.entries,
         len(commit.results),
         len(commit.dead),
         len(commit.rows),

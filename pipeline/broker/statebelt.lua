@@ -191,7 +191,7 @@ local function forbidden(keys, n_sets, group, creates)
 end
 
 -- keys: log out dead lease, rows to set, rows to delete
--- args: group owner epoch lease_ms old new entries_read results dead sets deletes behind, entries, entries,
+-- args: group owner epoch lease_ms old new entries results dead sets deletes behind, entries, entries,
 --       (value ttl_ms)...; behind: the rows of some streams hold only what chunks up to there did; '': of none
 -- OK | DUP | FENCED lease | CONFLICT why | INVALID why
 local function commit(keys, args)
@@ -216,7 +216,7 @@ local function commit(keys, args)
   if not (n_results and n_dead and n_sets and n_deletes) or #keys ~= 4 + n_sets + n_deletes then
     return { 'INVALID', 'the numbers of entries and rows do not fit the keys' }
   end
-  if read ~= UNKNOWN and not whole(read, 0, 2 ^ 53) then return { 'INVALID', 'entries_read is not a count' } end
+  if not whole(read, 0, 2 ^ 53) then return { 'INVALID', 'entries is not a count' } end
 
   local behind = args[12]
   if behind ~= '' and not (halves(behind) and not before(new, behind)) then
@@ -256,7 +256,11 @@ local function commit(keys, args)
     at = at + 2
   end
   for i = 5 + n_sets, #keys do redis.call('DEL', keys[i]) end
-  redis.call('XGROUP', 'SETID', log, group, new, 'ENTRIESREAD', entries_read(info, new, read))
+  -- Counted from what the server knows of the old offset, not from what the owner believes: entries that it read may
+  -- have been lost by a failover since.
+  local known = entries_read(info, old, found['entries-read'] and digits(found['entries-read']) or UNKNOWN)
+  if known ~= UNKNOWN then known = digits(known + read) end
+  redis.call('XGROUP', 'SETID', log, group, new, 'ENTRIESREAD', entries_read(info, new, known))
   if rows_at then -- it may not be destroyed: a worker need not have that right
     redis.call('XGROUP', 'SETID', log, rows_group(group), behind ~= '' and behind or new)
   elseif behind ~= '' then

@@ -95,7 +95,9 @@ class Separately:
             for stream, row, ttl_ms in commit.rows:
                 client.set(keys.row_prefix + stream, row, px=ttl_ms)
         else:
-            client.xgroup_setid(keys.log, keys.group, commit.offset_after, entries_read=commit.entries_read)
+            [group] = [g for g in client.xinfo_groups(keys.log) if g["name"] == keys.group.encode()]
+            read = (group["entries-read"] or 0) + commit.entries
+            client.xgroup_setid(keys.log, keys.group, commit.offset_after, entries_read=read)
 
 
 def take_duplicates() -> None:
