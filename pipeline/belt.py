@@ -76,14 +76,18 @@ class RowLayout:
         self._layout_sum = zlib.crc32(repr(columns).encode())  # bytes of another layout are no row of this one
         self._floats = [f.name for f in fields if np.dtype(f.dtype).kind == "f"]
 
-    def dump(self, rows: Array) -> list[bytes]:
-        """Gathered rows to the bytes that Redis keeps: a live row whole, a tombstone by its header."""
-        sealed = rows.copy()
-        raw = sealed.view(np.uint8).data
-        sizes = np.where(sealed["status"] == ENDED, self.header_bytes, self.row_bytes).tolist()
+    def seal(self, rows: Array) -> list[memoryview]:
+        """Gathered rows, their checksums written into them here, as views of the bytes that Redis keeps: a live row
+        whole, a tombstone by its header."""
+        raw = rows.view(np.uint8).data
+        sizes = np.where(rows["status"] == ENDED, self.header_bytes, self.row_bytes).tolist()
         spans = [(start, start + size) for start, size in zip(range(0, len(raw), self.row_bytes), sizes, strict=True)]
-        sealed["checksum"] = [zlib.crc32(raw[start + _BODY : end], self._layout_sum) for start, end in spans]
-        return [raw[start:end].tobytes() for start, end in spans]
+        rows["checksum"] = [zlib.crc32(raw[start + _BODY : end], self._layout_sum) for start, end in spans]
+        return [raw[start:end] for start, end in spans]
+
+    def dump(self, rows: Array) -> list[bytes]:
+        """`seal` of a copy, as bytes of their own."""
+        return [bytes(view) for view in self.seal(rows.copy())]
 
     def parse(self, stored: bytes) -> bytes:
         """The row's bytes, complete. Raises RowCorrupt if these are no row of this bundle."""

@@ -25,6 +25,7 @@ from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
 
 Fields = dict[bytes, bytes]
+Row = tuple[str, bytes | memoryview, int]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Effects:
     entries: int
     results: list[tuple[bytes, Fields]]
     dead: list[tuple[bytes, Fields]]
-    rows: list[tuple[str, bytes, int]]
+    rows: list[Row]
     behind: bytes = b""
 
 
@@ -208,12 +209,12 @@ def effects(tasks: Sequence[Task], belt: Belt) -> list[Effects]:
     return [made for made, _ in settled]
 
 
-def _rows(streams: Sequence[str], belt: Belt, policy: Policy) -> list[tuple[str, bytes, int]]:
+def _rows(streams: Sequence[str], belt: Belt, policy: Policy) -> list[Row]:
     rows = belt.gather(belt.slots(streams))
     # Log time decides what has expired; the key's own TTL only collects what nobody asked for. It runs while no
     # worker does, and chunks wait: so it is longer by as long as they may.
     ttl = np.where(rows["status"] == ENDED, policy.tombstone_ms, policy.idle_ms) + policy.outage_ms
-    return list(zip(streams, belt.layout.dump(rows), ttl.tolist(), strict=True))
+    return list(zip(streams, belt.layout.seal(rows), ttl.tolist(), strict=True))
 
 
 def run(tasks: Sequence[Task], belt: Belt, batcher: Batcher) -> None:

@@ -19,7 +19,7 @@ import redis.asyncio
 from pipeline.broker.connection import round_trip, translate, translated
 from pipeline.errors import ConfigError
 
-Value = str | bytes | int
+Value = str | bytes | memoryview | int
 Command = Sequence[Value]
 
 

@@ -40,7 +40,7 @@ class Commit:
     entries: int
     results: Sequence[tuple[bytes, Fields]] = ()
     dead: Sequence[tuple[bytes, Fields]] = ()
-    rows: Sequence[tuple[str, bytes, int]] = ()
+    rows: Sequence[tuple[str, bytes | memoryview, int]] = ()
     drop_rows: Sequence[str] = ()
     behind: bytes = b""
 
