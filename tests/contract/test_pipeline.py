@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundle import Bundle
+from pipeline.component import Array, State
 from pipeline.errors import RowCorrupt
 from tests import zoo
 from tests.contract.streaming import Rows, elsewhere, forward_outcome, other_process
@@ -193,3 +194,32 @@ def test_look_ahead_against_arithmetic() -> None:
     padded = np.pad(x, ((3, 3), (0, 0))).astype(np.float64)
     expected = sum(tap * padded[j : j + 50] for j, tap in enumerate(zoo.LOOK_AHEAD_TAPS.astype(np.float64)))
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_keeps_the_rest_of_a_block_as_it_came(bundle: Bundle) -> None:
+    """Also the samples at both ends of their range."""
+    spec, size = bundle.manifest.input, block_samples(bundle)
+    rows = Rows(bundle, 1)
+    kept = rows.batcher.layout.dtype["rest"]
+    assert (kept.base, kept.shape) == (np.dtype(spec.sample_type), (size - 1, spec.channels))
+    ends = np.array([-32768, 32767]) if spec.sample_type == "int16" else np.array([-1.0, 1.0])
+    signal = np.resize(ends, (size - 1, spec.channels)).astype(spec.sample_type)
+    rows.feed([0], [signal], [False])
+    assert rows.rows["rest"][0].tobytes() == signal.tobytes()
+
+
+@pytest.mark.parametrize("name", ["digits"], scope="module")
+@pytest.mark.parametrize(("streams", "steps"), [(4, [4]), (5, [3, 2]), (9, [3, 3, 3]), (10, [4, 3, 3])])
+def test_a_batch_is_run_in_steps_of_even_size(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, streams: int, steps: list[int]
+) -> None:
+    seen, step = [], bundle.model.step
+
+    def watched(x: Array, state: State) -> tuple[Array, State]:
+        seen.append(len(x))
+        return step(x, state)
+
+    monkeypatch.setattr(bundle.model, "step", watched)
+    samples = zoo.signal(bundle.manifest.input, block_samples(bundle))
+    Rows(bundle, streams, max_batch=4).feed(list(range(streams)), [samples] * streams, [False] * streams)
+    assert seen == steps

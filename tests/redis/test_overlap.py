@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import redis
 
-from pipeline import ownership
+from pipeline import intake, ownership
+from pipeline.batcher import Batcher
 from pipeline.broker import partition as partitions
 from pipeline.broker.keys import Keys
 from pipeline.bundle import Bundle
@@ -64,6 +65,39 @@ def test_no_commit_travels_where_the_belt_has_no_room(url: str) -> None:
         found = collect(consumer, list(signals))
     assert_exact(bundle, signals, found)
     assert running.counts["overlapped"] == 0
+
+
+@pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize("max_batch", [2, 64], ids=["not waited for", "waited for"])
+def test_the_next_chunks_come_with_a_commit(url: str, monkeypatch: pytest.MonkeyPatch, max_batch: int) -> None:
+    """Of a backlog only the first chunks are asked for by themselves."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+    reads, batches, read, run = 0, 0, intake.read, Batcher.run
+
+    def counted_read(*args: Any, **options: Any) -> Any:
+        nonlocal reads
+        found = read(*args, **options)
+        reads += bool(found)
+        return found
+
+    def counted_run(*args: Any, **options: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        return run(*args, **options)
+
+    monkeypatch.setattr(intake, "read", counted_read)
+    monkeypatch.setattr(Batcher, "run", counted_run)
+    settings = {**BACKLOG, "max_batch": max_batch}
+    with (
+        worker(url, bundle, **settings) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+    assert batches > 10
+    assert reads <= 1
+    assert (running.counts["overlapped"] > 0) == (max_batch == 2)
 
 
 def on_its_way() -> bool:

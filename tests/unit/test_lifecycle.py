@@ -14,7 +14,7 @@ from pipeline.lifecycle import LEGAL, Owned, Phase
 
 def owned(phase: Phase) -> Owned:
     lease = Lease(Keys("calls", "digits", 3), "me", 1, 1000)
-    return Owned(lease, None, b"0-0", 0, 0.0, phase)  # type: ignore[arg-type]
+    return Owned(lease, None, b"0-0", 0.0, phase)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("before", Phase)
