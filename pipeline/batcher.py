@@ -106,7 +106,7 @@ class Batcher:
             length = int(left.min())
             if self._max_blocks is not None:
                 length = min(length, self._max_blocks)
-            # Evenly: one stream over a full step would take a step of its own, at ten times the cost.
+            # Evenly: one stream over a full step would take a step of its own, at several times its cost there.
             for group in np.array_split(active, -(-len(active) // self._max_batch)):
                 at = start[group] + done[group] * self._block_samples
                 x = _excerpts(signal, at, length * self._block_samples)
