@@ -19,6 +19,7 @@ import redis
 import soundfile
 
 from pipeline.bundle import SHIPPED, load
+from pipeline.cli.demo.stage import stage
 from pipeline.offline import run
 from tests.harness import until
 from tests.unit.test_cli import statebelt
@@ -223,3 +224,28 @@ def test_ended_while_it_starts_nothing_is_left(
         running.assert_nothing_left(folder=number != signal.SIGKILL)
     assert status == ENDINGS[number]
     assert "Traceback" not in err
+
+
+class Unseen:
+    """Its finaliser is where a signal arrives: Python prints what the handler raises there, and goes on."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_within_a_finaliser_is_not_lost(number: signal.Signals, raised: type[BaseException]) -> None:
+    def be_interrupted() -> None:
+        with stage("digits", None) as running:
+            unseen = Unseen(number)
+            del unseen
+            running.await_ready()
+
+    with pytest.raises(raised):
+        be_interrupted()

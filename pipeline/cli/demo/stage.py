@@ -62,6 +62,7 @@ class Stage:
     worker: subprocess.Popen[bytes]
     log: Path
     server_pid: int | None
+    asked_to_end: Callable[[], None]
 
     def await_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the worker owns every partition. Raises DemoFailed."""
@@ -75,7 +76,8 @@ class Stage:
             time.sleep(_POLL_S)
 
     def check(self) -> None:
-        """Raises DemoFailed if the worker has gone."""
+        """Raises DemoFailed if the worker has gone, KeyboardInterrupt or SystemExit if a signal asked us to end."""
+        self.asked_to_end()
         status = self.worker.poll()
         if status is not None:
             raise DemoFailed(f"the worker ended with status {status}; its log:\n{self.log_tail()}")
@@ -104,7 +106,7 @@ class Stage:
 def stage(bundle: str, url: str | None, *, partitions: int = 4) -> Iterator[Stage]:
     """Server and worker, until the block is left. With `url` that server is used, and left as it was found."""
     topic, group = f"demo-{os.getpid()}-{time.time_ns() // 1_000_000}", "demo"
-    with _unwinding() as calm, ExitStack() as stack:
+    with _unwinding() as (asked_to_end, calm), ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="statebelt-demo-", ignore_cleanup_errors=True)))
         pid = None
         if url is None:
@@ -119,25 +121,35 @@ def stage(bundle: str, url: str | None, *, partitions: int = 4) -> Iterator[Stag
         worker = _spawn(bundle, topic, group, url, partitions, log)
         stack.callback(_stop, worker)
         stack.callback(calm)
-        yield Stage(url, server, topic, group, partitions, worker, log, pid)
+        yield Stage(url, server, topic, group, partitions, worker, log, pid, asked_to_end)
 
 
 @contextmanager
-def _unwinding() -> Iterator[Callable[[], None]]:
-    """SIGTERM and SIGHUP unwind as Ctrl-C does. Yields a function after which no signal disturbs the unwinding."""
+def _unwinding() -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """SIGTERM and SIGHUP unwind as Ctrl-C does.
+
+    Yields a function that unwinds if a signal came, and one after which no signal disturbs the unwinding. The first is
+    needed because Python drops what a handler raises while a finaliser runs, and every import runs some.
+    """
+    came: list[int] = []
 
     def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+        came.append(number)
+        asked_to_end()
+
+    def asked_to_end() -> None:
+        if came:
+            raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
 
     def calm() -> None:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, leave)
     try:
-        yield calm
+        yield asked_to_end, calm
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
