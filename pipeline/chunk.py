@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from heapq import nsmallest
 from typing import Any
 
@@ -142,11 +141,6 @@ def _stream(raw: bytes, partitions: int) -> tuple[str, int]:
     """The stream's name and its partition."""
     if len(raw) > MAX_NAME_BYTES:  # before anything that takes as long as it is, and before it is kept
         raise ChunkRejected("bad_stream", f"stream {raw[:40]!r}... has {len(raw)} bytes; at most {MAX_NAME_BYTES}")
-    return _named(raw, partitions)
-
-
-@lru_cache(maxsize=65_536)
-def _named(raw: bytes, partitions: int) -> tuple[str, int]:
     try:
         stream = check_stream(raw.decode())
     except UnicodeDecodeError:

@@ -61,6 +61,18 @@ def test_good_streams(good: str) -> None:
     assert check_stream(good) == good
 
 
+@pytest.mark.parametrize("around", ["{}", "a{}", "{}b", "通{}"], ids=["alone", "last", "first", "among others"])
+def test_every_character_is_judged_alike(around: str) -> None:
+    """Names of plain ASCII take a shortcut: it must not let anything else in, nor keep anything out."""
+    for character in map(chr, range(0x250)):
+        name = around.replace("{}", character)
+        if character.isprintable() and character not in "{}":
+            assert check_stream(name) == name
+        else:
+            with pytest.raises(ChunkRejected):
+                check_stream(name)
+
+
 @pytest.mark.parametrize("partition", [-1, 16_384])
 def test_partitions_have_bounds(partition: int) -> None:
     with pytest.raises(ConfigError, match="partition"):
