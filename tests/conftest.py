@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -15,6 +16,19 @@ from pipeline.broker.embedded import EmbeddedServer
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Started in the background of a shell, where Ctrl-C is ignored, and so it would be in all that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+HERE = Path(__file__).parent
+UNTRACED = ("contract", "fuzz", "redis/test_lease_machine.py", "unit/test_verify.py", "unit/test_report.py")
+"""Where the same lines of `pipeline` run very many times. Tracing them would take minutes, to learn what other tests
+show: coverage is what those others reach."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have pytest-cov leave alone what is UNTRACED."""
+    for item in items:
+        if any(item.path.is_relative_to(HERE / untraced) for untraced in UNTRACED):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")

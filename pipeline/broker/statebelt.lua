@@ -4,6 +4,7 @@
 -- A function does not roll back. So each one checks everything that can fail, and only then writes its first byte.
 -- Ids go up to 2^64-1 in both halves, beyond what a Lua number holds: they are compared as decimal strings.
 
+local ZERO = 48 -- the digit, as a byte
 local MAX_U64 = '18446744073709551615'
 local MAX_FIELDS = 1000      -- unpack() ends near 7,900 values
 local MAX_ENTRY_BYTES = 2 ^ 29 -- Redis refuses an entry of 1 GiB, after other entries were written
@@ -22,17 +23,21 @@ end
 local function halves(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   if not ms then return nil end
-  if (#ms > 1 and string.sub(ms, 1, 1) == '0') or (#seq > 1 and string.sub(seq, 1, 1) == '0') then return nil end
+  if (#ms > 1 and string.byte(ms) == ZERO) or (#seq > 1 and string.byte(seq) == ZERO) then return nil end
   if below(MAX_U64, ms) or below(MAX_U64, seq) then return nil end
   return ms, seq
+end
+
+-- Does the id of halves a come before that of halves b?
+local function halves_before(a_ms, a_seq, b_ms, b_seq)
+  if a_ms ~= b_ms then return below(a_ms, b_ms) end
+  return below(a_seq, b_seq)
 end
 
 -- Does id a come before id b?
 local function before(a, b)
   local a_ms, a_seq = halves(a)
-  local b_ms, b_seq = halves(b)
-  if a_ms ~= b_ms then return below(a_ms, b_ms) end
-  return below(a_seq, b_seq)
+  return halves_before(a_ms, a_seq, halves(b))
 end
 
 -- A whole number from an argument, within bounds, or nil.
@@ -151,16 +156,24 @@ end
 local function check_entries(key, args, at, count, old, new)
   local last = last_id(key)
   if before(last, old) then last = old end
+  local last_ms, last_seq = halves(last)
+  local new_ms, new_seq = halves(new)
+  local n_args = #args -- which Lua searches for
   for _ = 1, count do
     local id, n = args[at], whole(args[at + 1], 2, MAX_FIELDS)
-    if not id or not halves(id) then return nil, 'an entry of ' .. key .. ' has no canonical id' end
-    if not before(last, id) then return nil, 'entry ' .. id .. ' of ' .. key .. ' does not rise above ' .. last end
-    if before(new, id) then return nil, 'entry ' .. id .. ' of ' .. key .. ' lies beyond the new offset ' .. new end
-    if not n or n % 2 == 1 or at + 1 + n > #args then return nil, 'entry ' .. id .. ' has a wrong number of fields' end
+    local ms, seq = halves(id or '')
+    if not ms then return nil, 'an entry of ' .. key .. ' has no canonical id' end
+    if not halves_before(last_ms, last_seq, ms, seq) then
+      return nil, 'entry ' .. id .. ' of ' .. key .. ' does not rise above ' .. last_ms .. '-' .. last_seq
+    end
+    if halves_before(new_ms, new_seq, ms, seq) then
+      return nil, 'entry ' .. id .. ' of ' .. key .. ' lies beyond the new offset ' .. new
+    end
+    if not n or n % 2 == 1 or at + 1 + n > n_args then return nil, 'entry ' .. id .. ' has a wrong number of fields' end
     local size = 0
     for i = at + 2, at + 1 + n do size = size + #args[i] end
     if size > MAX_ENTRY_BYTES then return nil, 'entry ' .. id .. ' is too large' end
-    last = id
+    last_ms, last_seq = ms, seq
     at = at + 2 + n
   end
   return at
@@ -243,8 +256,12 @@ local function commit(keys, args)
   at, why = check_entries(dead, args, at, n_dead, old, new)
   if not at then return { 'INVALID', why } end
   if #args ~= at - 1 + 2 * n_sets then return { 'INVALID', 'the number of arguments does not fit' } end
+  local sound -- most rows have the TTL of the one before
   for i = at + 1, #args, 2 do
-    if not whole(args[i], 1, MAX_TTL_MS) then return { 'INVALID', 'the TTL of a row is not a positive number' } end
+    if args[i] ~= sound and not whole(args[i], 1, MAX_TTL_MS) then
+      return { 'INVALID', 'the TTL of a row is not a positive number' }
+    end
+    sound = args[i]
   end
   local denied = forbidden(keys, n_sets, group, behind ~= '' and not rows_at)
   if denied then return redis.error_reply('NOPERM this user may not run ' .. denied) end
