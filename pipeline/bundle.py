@@ -90,6 +90,11 @@ def as_float(samples: Array) -> Array:
     return samples.astype(np.float32, copy=False)
 
 
+def as_it_came(samples: Array, dtype: str) -> Array:
+    """What `as_float` made of samples of this type, undone: exactly, for those that it made."""
+    return (samples * np.float32(32768)).astype(np.int16) if dtype == "int16" else samples
+
+
 def load(bundle: str | Path) -> Bundle:
     """Open a bundle: a path, or the name of a shipped one.
 

@@ -20,12 +20,16 @@ State = dict[str, Array]
 
 @dataclass(frozen=True)
 class Field:
-    """One array of a state: its name, element type, shape without the batch axis, initial value."""
+    """One array of a state: its name, element type, shape without the batch axis, initial value.
+
+    signal: it holds samples as they came, converted: a row may keep those instead, in half the bytes.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     initial: float = 0.0
+    signal: bool = False
 
 
 Y = TypeVar("Y", covariant=True)

@@ -36,7 +36,7 @@ class PowerSpectrum:
         # (scipy.signal has it too, but importing that takes longer than all the rest of a worker's start.)
         turns = np.arange(window_samples) / window_samples
         self._hann = (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)
-        self.fields = (Field("context", "float32", (window_samples - hop_samples,)),)
+        self.fields = (Field("context", "float32", (window_samples - hop_samples,), signal=True),)
 
     def initial_state(self, batch: int) -> State:
         return fresh(self.fields, batch)

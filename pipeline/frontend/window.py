@@ -30,7 +30,7 @@ class Window:
         self.bins = window_samples * channels
         self._overlap = window_samples - hop_samples
         self._channels = channels
-        self.fields = (Field("context", "float32", (self._overlap, channels)),) if self._overlap else ()
+        self.fields = (Field("context", "float32", (self._overlap, channels), signal=True),) if self._overlap else ()
 
     def initial_state(self, batch: int) -> State:
         return fresh(self.fields, batch)

@@ -208,6 +208,24 @@ def test_a_row_keeps_the_rest_of_a_block_as_it_came(bundle: Bundle) -> None:
     assert rows.rows["rest"][0].tobytes() == signal.tobytes()
 
 
+def test_a_row_keeps_the_signal_behind_it_as_it_came(bundle: Bundle) -> None:
+    """What a window reaches back to is in a row as samples of the topic's type: every one of an int16's values."""
+    spec = bundle.manifest.input
+    rows = Rows(bundle, 1)
+    fields = [field for field in bundle.frontend.fields if field.signal]
+    length = max([int(field.shape[0]) for field in fields], default=0)
+    for first in range(0, 65536, max(length, 1)) if fields else ():
+        values = np.arange(first, first + length) - 32768
+        came = np.clip(values, -32768, 32767) / (1 if spec.sample_type == "int16" else 32768)
+        signal = np.repeat(came.astype(spec.sample_type)[:, None], spec.channels, axis=1)
+        whole = np.zeros((-len(signal) % block_samples(bundle), spec.channels), spec.sample_type)
+        rows.feed([0], [np.concatenate([whole, signal])], [False])
+        for field in fields:
+            kept = rows.rows[f"frontend.{field.name}"][0]
+            assert kept.dtype == spec.sample_type
+            assert kept.tobytes() == signal.tobytes()
+
+
 @pytest.mark.parametrize("name", ["digits"], scope="module")
 @pytest.mark.parametrize(("streams", "steps"), [(4, [4]), (5, [3, 2]), (9, [3, 3, 3]), (10, [4, 3, 3])])
 def test_a_batch_is_run_in_steps_of_even_size(

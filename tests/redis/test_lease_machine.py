@@ -156,8 +156,12 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.replica is not None)
     @rule()
     def fail_over(self) -> None:
-        """The replica takes over: everything since then is gone, and no worker was told."""
+        """The replica takes over: everything since then is gone, and no worker was told.
+
+        So are packets on their way: a connection ends with its server. What a worker has in hand it may send again.
+        """
         assert self.replica is not None
+        self.sent.clear()
         self.client.flushall()
         for key, ttl_ms, value in self.replica[0]:
             self.client.restore(key, ttl_ms, value)
