@@ -68,20 +68,29 @@ class Ownership:
         Raises ConfigError when a worker with another bundle lives in it, and still does when the time of a killed one
         would have ended: two bundles under one group would discard each other's state for ever.
         """
-        deadline_s = time.monotonic() + self._lease_ms / 1000 + _BEAT_S
+        deadline_s, told = time.monotonic() + self._lease_ms / 1000 + _BEAT_S, False
         while True:
-            others = [m for m in self._join() if m.fingerprint != self._fingerprint]
+            # First without joining: who lives would make room for one that must not start.
+            others = self._strangers(members.look(self._client, self._topic, self._group))
             if not others:
-                return
-            self._leave()
+                others = self._strangers(self._join())
+                if not others:
+                    return
+                self._leave()  # both began at the same moment
             if time.monotonic() > deadline_s:
                 raise ConfigError(
                     f"group {self._group!r} on topic {self._topic!r} is run by {others[0].owner} with another bundle "
                     f"({others[0].fingerprint}, this one is {self._fingerprint}): give this one a --group of its own, "
                     "or stop the others first"
                 )
+            if not told:
+                self._log.warning("waits", why="another bundle runs this group", worker=others[0].owner)
+                told = True
             if not pause(_BEAT_S):
                 return
+
+    def _strangers(self, found: Sequence[Member]) -> list[Member]:
+        return [member for member in found if member.fingerprint != self._fingerprint]
 
     def keep(self) -> None:
         """Renew what is due, and come closer to an even share. Raises BrokerUnavailable: try again."""
@@ -146,7 +155,7 @@ class Ownership:
 
     def _balance(self) -> bool:
         """Give back, or take. True where this worker still holds less than its share."""
-        held = {member.owner: member.held for member in self._join()}
+        held = {m.owner: m.held for m in self._join() if m.fingerprint == self._fingerprint}
         held[self._owner] = len(self.owned)
         self.share = shares(held, len(self._keys))[self._owner]
         over = len(self.owned) - self.share

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import redis
 
+from pipeline.broker.connection import raise_first, translate
 from pipeline.broker.functions import call
 from pipeline.broker.keys import workers_key
 
@@ -40,6 +41,24 @@ def leave(client: redis.Redis, topic: str, group: str, owner: str) -> None:
         BrokerUnavailable: no answer; its time ends by itself.
     """
     call(client, "sb_leave", [workers_key(topic, group)], [owner])
+
+
+def look(client: redis.Redis, topic: str, group: str) -> list[Member]:
+    """All that live, without being one of them.
+
+    Raises:
+        BrokerUnavailable: no answer; call again.
+    """
+    with translate(), client.pipeline(transaction=False) as pipe:
+        pipe.time()
+        pipe.hgetall(workers_key(topic, group))
+        (seconds, micros), said = raise_first(pipe.execute(raise_on_error=False))
+    now_ms, found = seconds * 1000 + micros // 1000, []
+    for owner, text in said.items():
+        until_ms, _, facts = text.partition(b" ")
+        if until_ms.isdigit() and int(until_ms) > now_ms:
+            found.append(_member(owner, facts))
+    return found
 
 
 def _member(owner: bytes, said: bytes) -> Member:

@@ -16,8 +16,10 @@ import pytest
 import redis
 
 from pipeline import status
+from pipeline.broker import members
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys, workers_key
+from pipeline.broker.members import Member
 from pipeline.bundle import from_bytes
 from pipeline.consumer import Consumer
 from pipeline.errors import ConfigError
@@ -127,6 +129,31 @@ def test_two_bundles_under_one_group_are_refused(url: str) -> None:
             until(lambda: bool(beside.owned), "another group to own something")
     with worker(url, other, **settings) as successor:
         until(lambda: bool(successor.owned), "the successor to own something")
+
+
+def test_a_worker_that_must_not_start_takes_nothing_from_who_works(url: str, redis_client: redis.Redis) -> None:
+    """Told to run another bundle, again and again as by systemd: no partition changes hands, none pauses."""
+    model = onnx.load_from_string(zoo.ZOO["audio"]())
+    model.producer_name = "somebody else"
+    other = from_bytes(model.SerializeToString(), "other")
+    settings = {**SETTINGS, "lease_ms": 600}
+    with worker(url, zoo.bundle("audio"), **settings) as first:
+        until(settles(redis_client, [8]), "one worker has all")
+        before = leases(redis_client)
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="with another bundle"):
+                Worker(load_settings(url=url, **settings), bundle=other).run()
+        assert leases(redis_client) == before
+        assert first.counts["dropped_partitions"] == 0
+
+
+def test_a_look_at_who_lives_changes_nothing(redis_client: redis.Redis) -> None:
+    key = workers_key("calls", "digits")
+    members.join(redis_client, "calls", "digits", Member("a", 0, "one"), 60_000)
+    assert [m.owner for m in members.look(redis_client, "calls", "digits")] == ["a"]
+    members.join(redis_client, "calls", "digits", Member("b", 0, "two"), 1)
+    until(lambda: [m.owner for m in members.look(redis_client, "calls", "digits")] == ["a"], "b's time to end")
+    assert redis_client.hlen(key) == 2
 
 
 def holders(client: redis.Redis) -> set[int]:
