@@ -155,7 +155,7 @@ class Committer:
     def _stored(self, each: _Pending, sent_s: float) -> None:
         owned, commit = each.owned, each.commit
         owned.to(Phase.RUNNING)
-        owned.offset, owned.sent = commit.offset_after, b""
+        owned.offset, owned.sent, owned.rows_at = commit.offset_after, b"", commit.behind
         owned.renewed_s = sent_s
         for happening in each.happenings:
             self._log.warning(happening.kind, partition=owned.partition, stream=happening.stream, **happening.facts)
@@ -171,6 +171,7 @@ def _pending(owned: Owned, effects: Effects) -> _Pending:
         dead=effects.dead,
         rows=effects.rows,
         behind=effects.behind,
+        behind_before=owned.rows_at,
     )
     if commit.offset_after == commit.offset_before:
         return _Pending(owned, commit)  # rows alone have nothing to tell

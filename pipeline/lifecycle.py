@@ -51,6 +51,7 @@ class Owned:
     renewed_s: when (monotonic) the lease was last asked for or renewed, so not later than the server saw it.
     corrupt: streams whose stored row was discarded, and why, until that is told.
     behind: the rows lack what chunks after this id did; they are replayed first (empty: nothing to replay).
+    rows_at: where Redis has the rows stand, by what this owner stored last; empty: where the offset does.
     """
 
     lease: Lease
@@ -61,6 +62,7 @@ class Owned:
     corrupt: dict[str, str] = field(default_factory=dict)
     behind: bytes = b""
     sent: bytes = b""
+    rows_at: bytes = b""
 
     @property
     def read_to(self) -> bytes:

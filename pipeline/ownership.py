@@ -78,11 +78,7 @@ class Ownership:
                     return
                 self._leave()  # both began at the same moment
             if time.monotonic() > deadline_s:
-                raise ConfigError(
-                    f"group {self._group!r} on topic {self._topic!r} is run by {others[0].owner} with another bundle "
-                    f"({others[0].fingerprint}, this one is {self._fingerprint}): give this one a --group of its own, "
-                    "or stop the others first"
-                )
+                raise self._refusal(others[0])
             if not told:
                 self._log.warning("waits", why="another bundle runs this group", worker=others[0].owner)
                 told = True
@@ -141,9 +137,15 @@ class Ownership:
             if now - owned.renewed_s > self._lease_ms / 1000:
                 self.drop(owned, "the lease ran out while Redis was away")
 
-    def close(self) -> None:
-        """Give everything back and leave the group. Raises BrokerUnavailable: the leases end by themselves."""
-        self._give_back(list(self.owned.values()))
+    def close(self, *, catch_up: bool) -> None:
+        """Give everything back and leave the group. Raises BrokerUnavailable: the leases end by themselves.
+
+        catch_up: store what rows lack; not where a batch was broken off, for they may hold what was never published.
+        """
+        given = list(self.owned.values())
+        if catch_up:
+            self._catch_up(given)
+        self._give_back(given)
         self._leave()
 
     def _join(self) -> list[Member]:
@@ -155,17 +157,34 @@ class Ownership:
 
     def _balance(self) -> bool:
         """Give back, or take. True where this worker still holds less than its share."""
-        held = {m.owner: m.held for m in self._join() if m.fingerprint == self._fingerprint}
+        living = self._join()
+        self._give_way(self._strangers(living))
+        held = {m.owner: m.held for m in living if m.fingerprint == self._fingerprint}
         held[self._owner] = len(self.owned)
         self.share = shares(held, len(self._keys))[self._owner]
         over = len(self.owned) - self.share
         if over > 0:  # the youngest: the fewest of its rows are on the belt
             given = list(self.owned.values())[-over:]
+            self._catch_up(given)
             self._give_back(given)
             self._log.info("gave_back", partitions=[o.partition for o in given], owned=sorted(self.owned))
         elif over < 0:
             self._take(-over, sorted(held).index(self._owner))
         return len(self.owned) < self.share
+
+    def _give_way(self, strangers: Sequence[Member]) -> None:
+        """Of two bundles that both hold partitions, one must go: a worker that was frozen finds, when it wakes, that
+        its group was given to another bundle. The one with less is the late one. Raises ConfigError."""
+        working = [(m.held, m.owner) for m in strangers if m.held]
+        if working and (len(self.owned), self._owner) < max(working):
+            raise self._refusal(max(strangers, key=lambda m: (m.held, m.owner)))
+
+    def _refusal(self, other: Member) -> ConfigError:
+        return ConfigError(
+            f"group {self._group!r} on topic {self._topic!r} is run by {other.owner} with another bundle "
+            f"({other.fingerprint}, this one is {self._fingerprint}): give this one a --group of its own, "
+            "or stop the others first"
+        )
 
     def _take(self, count: int, rank: int) -> None:
         wanted = [keys for keys in self._keys if keys.partition not in self.owned]
@@ -181,13 +200,13 @@ class Ownership:
             if isinstance(answer, Granted):
                 partition = answer.lease.keys.partition
                 task = self._make_task(partition)
-                self.owned[partition] = Owned(answer.lease, task, answer.offset, asked_s, behind=answer.behind)
+                behind = answer.behind
+                self.owned[partition] = Owned(answer.lease, task, answer.offset, asked_s, behind=behind, rows_at=behind)
                 gained.append(partition)
         if gained:
             self._log.info("ready", gained=gained, owned=sorted(self.owned), share=self.share)
 
     def _give_back(self, given: Sequence[Owned]) -> None:
-        self._catch_up(given)
         given = [owned for owned in given if self.owned.get(owned.partition) is owned]  # else it was found fenced
         for owned in given:
             owned.to(Phase.DRAINING)

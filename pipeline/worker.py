@@ -19,20 +19,19 @@ from pipeline.broker import partition as partitions
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect
 from pipeline.broker.durability import check_durability
-from pipeline.broker.keys import comes_before
-from pipeline.broker.reader import read
 from pipeline.broker.retention import trim
 from pipeline.bundle import Bundle, load
 from pipeline.committing import Committer, backoff_s
-from pipeline.errors import BrokerUnavailable, ConfigError, RowCorrupt
+from pipeline.errors import BrokerUnavailable, ConfigError
 from pipeline.intake import Found, Intake
 from pipeline.lifecycle import Owned, Phase
 from pipeline.logs import logger
 from pipeline.manifest import InputSpec
 from pipeline.ownership import Ownership
+from pipeline.rows import Rows
 from pipeline.settings import Settings
 from pipeline.status import Reporter
-from pipeline.task import Effects, Task
+from pipeline.task import Task
 
 _LEAST_TIMEOUT_S = 1.0
 _IDLE_S = 1.0
@@ -88,6 +87,7 @@ class Worker:
             self._client, settings, self.counts, self._log, late=self._late, wait=self._wait, away=self._away
         )
         self._intake = Intake(self._client, settings, self._log)
+        self._rows = Rows(self._client, settings, self._belt, self._batcher, self._committer, self._intake, self._log)
         self._next_trim_s = 0.0
         self._busy_s = 0.0
 
@@ -102,6 +102,7 @@ class Worker:
         At the start it waits only as long as a lease: a Redis that never was there is a mistake to be told.
         """
         self._report("starting")
+        clean = False
         try:
             ownership = self._open_within(self.settings.lease_ms / 1000)
             failures = 0
@@ -115,8 +116,9 @@ class Worker:
                     self._report("running", f"Redis is away: {error}")
                     self._pause(backoff_s(failures))
                     failures += 1
+            clean = True
         finally:
-            self._close()
+            self._close(clean)
 
     @property
     def owned(self) -> dict[int, Owned]:
@@ -208,13 +210,15 @@ class Worker:
         if not ownership.owned:
             self._pause(ownership.beat_s)
             return
-        if not self._belt.room_for(max(self._intake.entries, len(ownership.owned))):
+        if not self._belt.room_for(max(self._intake.entries, self._intake.in_hand, len(ownership.owned))):
             self._catch_up(list(ownership.owned.values()))
         if not ownership.owned:
             return
         late = self._late_ones(ownership)
         if late:
-            self._replay(late, self._intake.count(len(ownership.owned)))
+            self._rows.replay(ownership, late)
+            if not ownership.owned:
+                return
         block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
         halve = self._room_to_fly() and not self._committer.in_flight
         found = self._intake.next(ownership.owned, block_ms, halve=halve)
@@ -244,16 +248,17 @@ class Worker:
             if owned.phase is Phase.GRANTED:
                 owned.to(Phase.RUNNING)
         streams = [owned.task.take(found[owned.partition]) for owned in work]
-        self._load_rows(work, streams)
+        self._rows.load(work, streams)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in work], self._belt, self._batcher)
         self._intake.size(found, time.monotonic() - began_s)
         self._committer.settle(ownership)  # the batch before this one; what it lost was lost to this one as well
-        work = [owned for owned in work if ownership.owned.get(owned.partition) is owned]
+        # One whose commit is still in doubt is out of time: its lease ends, or the worker does.
+        work = [o for o in work if ownership.owned.get(o.partition) is o and o.phase is Phase.RUNNING]
         if not work:
             return
         for owned in work:
-            self._note_corrupt(owned)
+            self._rows.note_corrupt(owned)
         effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt), strict=True))
         ahead = self._intake.ahead(ownership.owned, effects)
         if ahead is not None and self._intake.in_hand and self._room_to_fly():
@@ -261,62 +266,9 @@ class Worker:
         else:
             self._committer.commit(ownership, effects, ahead)
 
-    def _replay(self, late: list[Owned], count: int) -> None:
-        """Run again, on rows that lack them, chunks of partitions whose rows were behind when they were taken over.
-
-        Nothing is published by it. Every batch stores the rows it has brought forward, so that a worker that dies in
-        the midst of it leaves less to do.
-        """
-        found = read(self._client, self.settings.topic, {o.partition: o.behind for o in late}, count, 0)
-        effects = []
-        for owned in late:
-            if owned.phase is Phase.GRANTED:
-                owned.to(Phase.RUNNING)
-            read_entries = found.get(owned.partition, [])
-            entries = [entry for entry in read_entries if not comes_before(owned.offset, entry[0])]
-            more = len(read_entries) == count == len(entries)
-            self._load_rows([owned], [owned.task.take(entries)])
-            owned.task.leave_out_known(self._belt, owned.corrupt)
-            tasks.run([owned.task], self._belt, self._batcher)
-            upto = entries[-1][0] if more else owned.offset
-            effects.append((owned, owned.task.replayed(upto, owned.offset, self._belt)))
-        self._commit(effects)
-        for owned, made in effects:
-            owned.behind = made.behind
-            if not made.behind:
-                self._log.info("replayed", partition=owned.partition)
-
     def _catch_up(self, of: Sequence[Owned]) -> None:
-        """Store what rows lack: a worker that stops, or has nothing else to do, leaves nothing to replay."""
         assert self._ownership is not None
-        self._committer.settle(self._ownership)
-        settled = [o for o in of if o.task.rows_behind and o.phase is Phase.RUNNING]
-        if settled:
-            self._commit([(owned, owned.task.catch_up(owned.offset, self._belt)) for owned in settled])
-
-    def _load_rows(self, work: list[Owned], streams: list[list[str]]) -> None:
-        self._belt.begin([stream for names in streams for stream in names])
-        missing = {owned.lease.keys: self._belt.missing(names) for owned, names in zip(work, streams, strict=True)}
-        stored = partitions.load_rows(self._client, missing) if any(missing.values()) else {}
-        for owned in work:
-            keys = owned.lease.keys
-            for stream, row in zip(missing[keys], stored.get(keys, []), strict=True):
-                try:
-                    self._belt.place(stream, keys.partition, row)
-                except RowCorrupt as error:
-                    self._belt.place(stream, keys.partition, None)
-                    owned.corrupt[stream] = str(error)
-                    self._log.warning("row_corrupt", partition=keys.partition, stream=stream, error=str(error))
-
-    def _note_corrupt(self, owned: Owned) -> None:
-        """A row that was discarded is told with the first chunk that its stream takes afresh."""
-        for chunk in owned.task.chunks if owned.corrupt else ():
-            if chunk.stream in owned.corrupt and chunk.output is not None:
-                chunk.notes.insert(0, {"kind": "row_corrupt", "why": owned.corrupt.pop(chunk.stream)})
-
-    def _commit(self, effects: list[tuple[Owned, Effects]]) -> None:
-        assert self._ownership is not None
-        self._committer.commit(self._ownership, effects)
+        self._rows.catch_up(self._ownership, of)
 
     def _away(self, why: str) -> None:
         """A commit waits for Redis: meanwhile say so, and keep what can be kept."""
@@ -385,12 +337,12 @@ class Worker:
             time.sleep(min(left_s, 0.05))
         return not self._stopping
 
-    def _close(self) -> None:
+    def _close(self, clean: bool) -> None:
         self._report("draining")
         try:
             if self._ownership is not None:
                 self._committer.settle(self._ownership)
-                self._ownership.close()
+                self._ownership.close(catch_up=clean)
         except BrokerUnavailable as error:
             self._log.warning("leases_not_released", error=str(error))
         self._committer.close()

@@ -32,7 +32,7 @@ class Commit:
     `entries` is how many entries of the log were read for it, from the one to the other. A commit that does
     not move the offset may carry rows only. `rows` are (stream, bytes, TTL in ms); `drop_rows` are streams whose row
     goes away. `behind`: after this commit the rows of some streams hold only what chunks up to this id did (see
-    `Granted`); empty: all rows are up to `offset_after`.
+    `Granted`); empty: all rows are up to `offset_after`. `behind_before`: the same of the commit before this one.
     """
 
     offset_before: bytes
@@ -43,6 +43,7 @@ class Commit:
     rows: Sequence[tuple[str, bytes | memoryview, int]] = ()
     drop_rows: Sequence[str] = ()
     behind: bytes = b""
+    behind_before: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def _call(lease: Lease, commit: Commit) -> Call:
         len(commit.rows),
         len(commit.drop_rows),
         commit.behind,
+        commit.behind_before,
     ]
     _add_entries(args, commit.results)
     _add_entries(args, ((id_, bounded(fields)) for id_, fields in commit.dead))

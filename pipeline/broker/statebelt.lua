@@ -204,7 +204,7 @@ local function forbidden(keys, n_sets, group, creates)
 end
 
 -- keys: log out dead lease, rows to set, rows to delete
--- args: group owner epoch lease_ms old new entries results dead sets deletes behind, entries, entries,
+-- args: group owner epoch lease_ms old new entries results dead sets deletes behind behind_before, entries, entries,
 --       (value ttl_ms)...; behind: the rows of some streams hold only what chunks up to there did; '': of none
 -- OK | DUP | FENCED lease | CONFLICT why | INVALID why
 local function commit(keys, args)
@@ -236,6 +236,13 @@ local function commit(keys, args)
     return { 'INVALID', 'the rows cannot stand at ' .. behind .. ', the new offset is ' .. new }
   end
 
+  -- Where the rows stand is compared as the offset is: a failover may have lost a commit that brought rows forward and
+  -- moved no offset. One that is sent again finds them where it put them.
+  local stood = rows_at and before(rows_at, offset) and rows_at or ''
+  if stood ~= args[13] and not (old == new and stood == behind) then
+    return { 'CONFLICT', 'the rows stand at ' .. stood .. ', not ' .. args[13] }
+  end
+
   local info = as_map(redis.call('XINFO', 'STREAM', log))
   if old == new then
     -- Nothing tells the second sending of such a commit from the first: only what may happen twice is allowed.
@@ -251,7 +258,7 @@ local function commit(keys, args)
       return { 'CONFLICT', 'chunk ' .. new .. ' is not in the log any more: the server lost its tail' }
     end
   end
-  local at, why = check_entries(out, args, 13, n_results, old, new)
+  local at, why = check_entries(out, args, 14, n_results, old, new)
   if not at then return { 'INVALID', why } end
   at, why = check_entries(dead, args, at, n_dead, old, new)
   if not at then return { 'INVALID', why } end
@@ -266,7 +273,7 @@ local function commit(keys, args)
   local denied = forbidden(keys, n_sets, group, behind ~= '' and not rows_at)
   if denied then return redis.error_reply('NOPERM this user may not run ' .. denied) end
 
-  at = add_entries(out, args, 13, n_results)
+  at = add_entries(out, args, 14, n_results)
   at = add_entries(dead, args, at, n_dead)
   for i = 1, n_sets do
     redis.call('SET', keys[4 + i], args[at], 'PX', args[at + 1])

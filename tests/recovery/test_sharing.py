@@ -147,6 +147,26 @@ def test_a_worker_that_must_not_start_takes_nothing_from_who_works(url: str, red
         assert first.counts["dropped_partitions"] == 0
 
 
+def test_one_that_wakes_to_find_another_bundle_at_work_goes(
+    url: str, redis_client: redis.Redis, tmp_path: Path, bundle_file: Path
+) -> None:
+    """Frozen beyond its lease, its time in the register over: its group was free, and was given to another bundle."""
+    model = onnx.load_from_string(zoo.ZOO["audio"]())
+    model.producer_name = "somebody else"
+    other = from_bytes(model.SerializeToString(), "other")
+    settings = {**SETTINGS, "lease_ms": 600}
+    with WorkerProcess(url, bundle_file, tmp_path, **settings) as frozen:
+        until(settles(redis_client, [8]), "it has all")
+        frozen.send(signal.SIGSTOP)
+        with worker(url, other, **settings) as late:
+            until(lambda: len(late.owned) == 8, "the other bundle to have all")
+            before = leases(redis_client)
+            frozen.send(signal.SIGCONT)
+            assert frozen.process.wait(20) == 2
+            assert "with another bundle" in frozen.log.read_text()
+            assert leases(redis_client) == before
+
+
 def test_a_look_at_who_lives_changes_nothing(redis_client: redis.Redis) -> None:
     key = workers_key("calls", "digits")
     members.join(redis_client, "calls", "digits", Member("a", 0, "one"), 60_000)

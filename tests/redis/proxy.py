@@ -104,6 +104,11 @@ class Proxy:
         """Reset every connection."""
         self._wake.send(b"c")
 
+    def turn_to(self, target: str) -> None:
+        """From now on another server, as after a failover; every connection to the old one is reset."""
+        self._target = target
+        self.cut_all()
+
     # -- the thread
 
     def _run(self) -> None:
