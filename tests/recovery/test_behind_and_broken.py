@@ -17,7 +17,7 @@ import redis
 from pipeline import task as tasks
 from pipeline.broker.connection import connect
 from pipeline.broker.embedded import EmbeddedServer
-from pipeline.broker.keys import Keys
+from pipeline.broker.keys import Keys, workers_key
 from pipeline.consumer import Consumer
 from pipeline.producer import Producer
 from pipeline.settings import load_settings
@@ -150,14 +150,14 @@ def test_a_replay_longer_than_the_lease_goes_on_in_parts(
     url: str, redis_client: redis.Redis, bundle_file: Path, tmp_path: Path
 ) -> None:
     """All that is to be replayed comes in one read, and takes several leases."""
-    keys, streams = LOGS[0], [f"s{i}" for i in range(96)]
+    keys, streams = LOGS[0], [f"s{i}" for i in range(48)]
     with clients(url, partitions=1) as (producer, _):
         with WorkerProcess(url, bundle_file, tmp_path, **{**LATE, "lease_ms": 30_000}) as first:
             for stream in streams:
-                producer.push(stream, np.zeros(400_000, np.int16))
+                producer.push(stream, np.zeros(300_000, np.int16))
             until(lambda: redis_client.xlen(keys.out) == len(streams), "results of all")
             first.kill()
-        redis_client.delete(keys.lease)
+        redis_client.delete(keys.lease, workers_key("audio", "digits"))
         for stream in streams:
             producer.push(stream, np.zeros(800, np.int16))
         with worker(url, BUNDLE, **{**LATE, "lease_ms": 300}) as second:
