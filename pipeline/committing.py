@@ -141,6 +141,8 @@ class Committer:
                 else:
                     raise outcome.error
             if not again:
+                if failures:
+                    self._log.info("broker_available", failures=failures)
                 return
             self._log.warning("commit_retried", error=why, failures=failures)
             if self._late():

@@ -9,6 +9,7 @@ A file, not Redis: whether a process lives must not depend on whether Redis does
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -32,9 +33,11 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One worker process. `at_s` is when it last went through its loop, in seconds since 1970."""
+    """One worker process. `at_s` is when it last went through its loop, in seconds since 1970; `born` tells it from
+    another process that has its number now."""
 
     pid: int
+    born: int
     owner: str
     topic: str
     group: str
@@ -53,14 +56,18 @@ class Reporter:
 
     Args:
         folder: made if it is not there; it must be this user's own.
+        url: of the server: a topic of another server is another topic.
         lease_ms: a worker that was silent for so long has lost its partitions: it counts as dead.
         read_entries: a lag of one read is what a worker has in hand.
     """
 
-    def __init__(self, folder: Path, owner: str, topic: str, group: str, *, lease_ms: int, read_entries: int) -> None:
-        self.path = folder / f"{_name(topic, group)}{os.getpid()}.json"
+    def __init__(
+        self, folder: Path, url: str, owner: str, topic: str, group: str, *, lease_ms: int, read_entries: int
+    ) -> None:
+        pid = os.getpid()
+        self.path = folder / f"{_name(url, topic, group)}{pid}.json"
         self.error = ""
-        self._about = {"pid": os.getpid(), "owner": owner, "topic": topic, "group": group}
+        self._about = {"pid": pid, "born": _born(pid), "owner": owner, "topic": topic, "group": group}
         self._stale_s = max(3 * EVERY_S, lease_ms / 1000)
         self._read_entries = read_entries
         self._lags: deque[tuple[float, int]] = deque()
@@ -113,8 +120,26 @@ class Reporter:
         return ""
 
 
-def _name(topic: str, group: str) -> str:
-    return f"{quote(topic, safe='')}:{quote(group, safe='')}:"
+def _name(url: str, topic: str, group: str) -> str:
+    server = hashlib.sha256(url.encode()).hexdigest()[:8]  # it may hold a password
+    return f"{quote(topic, safe='')}:{quote(group, safe='')}:{server}:"
+
+
+def _born(pid: int) -> int | None:
+    """When a process was started, in the kernel's ticks; None if there is none, 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        pass
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass  # somebody else's
+    return 0
 
 
 def _own_folder(folder: Path) -> None:
@@ -123,26 +148,23 @@ def _own_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} belongs to another user; set STATEBELT_STATUS_DIR")
 
 
-def read(folder: Path, topic: str, group: str) -> list[Status]:
-    """The workers of a group on this machine whose process exists."""
+def read(folder: Path, url: str, topic: str, group: str) -> list[Status]:
+    """The workers of a group on this machine that live. What dead ones left is taken away."""
     found = []
-    of_group = [path for path in folder.glob("*.json") if path.name.startswith(_name(topic, group))]
-    for path in sorted(of_group):
+    for path in sorted(folder.glob("*.json")):
         try:
             status = Status(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):  # just taken away, or of another version
             continue
-        if Path(f"/proc/{status.pid}").exists():
-            found.append(status)
-        else:
+        if _born(status.pid) != status.born:
             path.unlink(missing_ok=True)  # it was killed
+        elif path.name.startswith(_name(url, topic, group)):
+            found.append(status)
     return found
 
 
 def faults(statuses: Sequence[Status], live: bool = False) -> list[str]:
     """What keeps these workers from being ready (or alive only); empty: nothing does."""
-    if not statuses:
-        return ["no worker of this group runs on this machine"]
     now, found = time.time(), []
     for status in statuses:
         silent_s = now - status.at_s

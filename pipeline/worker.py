@@ -77,6 +77,7 @@ class Worker:
         self._log = logger(topic=settings.topic, group=settings.group, owner=self.owner)
         self._reporter = Reporter(
             settings.status_folder,
+            settings.redis_url,
             self.owner,
             settings.topic,
             settings.group,
@@ -109,6 +110,8 @@ class Worker:
             while ownership is not None and not self._stopping:
                 try:
                     self._turn(ownership)
+                    if failures:
+                        self._log.info("broker_available", failures=failures)
                     failures = 0
                 except BrokerUnavailable as error:
                     self._log.warning("broker_unavailable", error=str(error), failures=failures)

@@ -71,7 +71,8 @@ def warnings(status: TopicStatus, retention_ms: int) -> list[str]:
         if waiting:
             found.append(
                 f"nobody works for group {told!r} on {_where(topic, waiting)}: start `statebelt worker --topic {topic} "
-                f"--group {told}`, or, if it is not needed any more, `statebelt group drop {told} --topic {topic}`"
+                f"--group {told} --bundle ...` with the bundle that it ran, or, if it is not needed any more, "
+                f"`statebelt group drop {told} --topic {topic}`"
             )
         if late and late[0][1].deployment:
             found.append(f"group {told!r} holds back trimming on {_where(topic, late)}: it needs more workers, or time")

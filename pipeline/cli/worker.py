@@ -145,15 +145,17 @@ def worker(
 def _check(given: Settings, live: bool) -> int:
     """Say how the workers of this machine are; 0 if all is well."""
     from pipeline import status
+    from pipeline.broker.connection import shown
 
-    found = status.read(given.status_folder, given.topic, given.group)
-    faults = status.faults(found, live)
+    found = status.read(given.status_folder, given.redis_url, given.topic, given.group)
+    faults = status.faults(found, live) if found else [f"no worker of this group on {shown(given.redis_url)} runs here"]
     for fault in faults:
-        err.print(fault, highlight=False, markup=False)
+        err.print(fault, highlight=False, markup=False, soft_wrap=True)
     if not faults:
         owned = sum(s.owned for s in found)
         word = "alive" if live else "ready"
-        out.print(f"{word}: {len(found)} workers own {owned} partitions", highlight=False)
+        workers = f"{len(found)} worker{'s' * (len(found) != 1)} own{'s' * (len(found) == 1)}"
+        out.print(f"{word}: {workers} {owned} partition{'s' * (owned != 1)}", highlight=False)
     return 1 if faults else 0
 
 

@@ -223,38 +223,39 @@ def test_a_crew_that_cannot_start_says_so_once(url: str, tmp_path: Path) -> None
     assert "absent.onnx" in crew.log.read_text()
 
 
-def check(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def check(url: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "worker", "--check", *flags],
-        env={**os.environ, "STATEBELT_STATUS_DIR": str(folder / "status")},
+        env={**os.environ, "STATEBELT_STATUS_DIR": str(folder / "status"), "STATEBELT_URL": url},
         capture_output=True,
         text=True,
         timeout=30,
     )
 
 
-def wrong(folder: Path, live: bool = False) -> list[str]:
+def wrong(url: str, folder: Path, live: bool = False) -> list[str]:
     """The same, asked in this process."""
-    return status.faults(status.read(folder / "status", "audio", "digits"), live)
+    found = status.read(folder / "status", url, "audio", "digits")
+    return status.faults(found, live) if found else ["none"]
 
 
 def test_check_tells_probes(url: str, redis_client: redis.Redis, tmp_path: Path, bundle_file: Path) -> None:
-    absent = check(tmp_path)
-    assert (absent.returncode, absent.stderr) == (1, "no worker of this group runs on this machine\n")
+    absent = check(url, tmp_path)
+    assert (absent.returncode, absent.stderr) == (1, f"no worker of this group on {url} runs here\n")
     with WorkerProcess(url, bundle_file, tmp_path, **SETTINGS) as process:
         until(settles(redis_client, [8]), "the worker to own all")
-        until(lambda: not wrong(tmp_path), "readiness")
-        assert check(tmp_path).stdout == "ready: 1 workers own 8 partitions\n"
+        until(lambda: not wrong(url, tmp_path), "readiness")
+        assert check(url, tmp_path).stdout == "ready: 1 worker owns 8 partitions\n"
         process.send(signal.SIGSTOP)
-        until(lambda: bool(wrong(tmp_path, live=True)), "a frozen worker to be noticed")
-        assert check(tmp_path, "--live").returncode == 1
-        assert f"worker {process.process.pid}: silent for" in check(tmp_path).stderr
+        until(lambda: bool(wrong(url, tmp_path, live=True)), "a frozen worker to be noticed")
+        assert check(url, tmp_path, "--live").returncode == 1
+        assert f"worker {process.process.pid}: silent for" in check(url, tmp_path).stderr
         process.send(signal.SIGCONT)
-        until(lambda: not wrong(tmp_path), "readiness again")
-        assert check(tmp_path, "--live").stdout == "alive: 1 workers own 8 partitions\n"
+        until(lambda: not wrong(url, tmp_path), "readiness again")
+        assert check(url, tmp_path, "--live").stdout == "alive: 1 worker owns 8 partitions\n"
         process.send(signal.SIGTERM)
         process.process.wait(10)
-    assert check(tmp_path).returncode == 1
+    assert check(url, tmp_path).returncode == 1
     assert list((tmp_path / "status").iterdir()) == []
 
 

@@ -84,8 +84,8 @@ def test_chunks_that_wait_for_nobody(url: str, redis_client: redis.Redis, old: l
     assert found["warnings"] == [err.removeprefix("warning: ").removesuffix("\n")]
     assert err == (
         "warning: nobody works for group 'digits' on partitions 0, 1 of 'calls': 6 chunks wait, the oldest for 15 min: "
-        "start `statebelt worker --topic calls --group digits`, or, if it is not needed any more, "
-        "`statebelt group drop digits --topic calls`\n"
+        "start `statebelt worker --topic calls --group digits --bundle ...` with the bundle that it ran, or, if it is "
+        "not needed any more, `statebelt group drop digits --topic calls`\n"
     )
 
 
