@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_warning
+from pipeline.cli.outfile import NewFile, identity
 
 if TYPE_CHECKING:
     from pipeline.adopt.build import Adopted
@@ -118,7 +119,7 @@ def adopt(
         if recipe is None:
             raise ConfigError("no model: give the .onnx file, or --recipe with the name of a known one")
         files = locate(known, recipe)
-    if any(_same(file, output) for file in files):
+    if os.path.exists(output) and identity(output) in map(identity, files):
         raise ConfigError(f"{output} is the model itself, which stays as it is: name another -o")
     done = build(_bytes(files, known), str(files[0]), wishes)
     _write(output, done.model)
@@ -189,10 +190,6 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value is not None and value != {}}
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.exists() and one.exists() and one.samefile(other)
-
-
 def _bytes(files: list[Path], known: dict[str, Any]) -> bytes:
     from pipeline.adopt.merge import merge
     from pipeline.bundle import read_model
@@ -206,10 +203,9 @@ def _write(path: Path, model: bytes) -> None:
     """At once, or not at all."""
     from pipeline.errors import ConfigError
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(model)
-        os.replace(partial, path)
+        with NewFile(path) as new:
+            new.at.write_bytes(model)
+            new.keep()
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

@@ -12,6 +12,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
+from pipeline.cli.outfile import NewFile, check_spared
 from pipeline.cli.values import Columns, Given, read_columns, read_given
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ def run(
     if wav is not None and not opened.head.publishes_samples:
         raise ConfigError(f"--wav: {opened.source} makes no audio: its head is {opened.manifest.head.kind!r}")
     paths = recordings.find(files)
+    if scores is not None:
+        check_spared("--scores", scores, "recording", paths)
+        check_spared("--scores", scores, "bundle", [Path(opened.source)])
+        check_spared("--scores", scores, "values of --given", [given] if given else [])
     targets = [None] * len(paths) if wav is None else places(wav, files, paths)
     failed = False
     with _score_file(scores) as keep:
@@ -91,7 +96,8 @@ def run(
                 failed = True
                 continue
             if keep is not None:
-                _add(keep, str(path), done.scores)
+                with _telling(scores):
+                    _add(keep, str(path), done.scores)
             told = last_forecast(opened.manifest, done)
             if as_json:
                 events = [asdict(event) for event in done.events]
@@ -112,17 +118,32 @@ def run(
 
 @contextmanager
 def _score_file(path: Path | None) -> Iterator[zipfile.ZipFile | None]:
-    from pipeline.errors import ConfigError
-
+    """The archive of --scores. It takes its place at the end, and only if there is something in it."""
     if path is None:
         yield None
         return
+    with NewFile(path) as new:
+        with _telling(path):
+            archive = zipfile.ZipFile(new.at, "w", zipfile.ZIP_STORED)
+        try:
+            yield archive
+        finally:
+            with _telling(path):
+                archive.close()
+        if archive.namelist():
+            with _telling(path):
+                new.keep()
+
+
+@contextmanager
+def _telling(path: object) -> Iterator[None]:
+    """Only around what writes scores: an OSError of standard output is told elsewhere."""
+    from pipeline.errors import ConfigError
+
     try:
-        archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        yield
     except OSError as error:
         raise ConfigError(f"--scores {path}: cannot be written: {error.strerror}") from None
-    with archive:
-        yield archive
 
 
 def _add(archive: zipfile.ZipFile, name: str, scores: Array) -> None:

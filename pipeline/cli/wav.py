@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pipeline.cli.outfile import identity
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def places(wav: Path, asked: Sequence[Path], recordings: Sequence[Path]) -> list
                 f"({error.strerror})"
             ) from None
         found = [wav / f"{name.replace('/', '-').lstrip('-')}.wav" for name in stream_names(recordings)]
-    taken = {path.resolve() for path in recordings}
+    taken = {identity(path) for path in recordings}
     for path in found:
-        if path.resolve() in taken:
+        if identity(path) in taken:
             raise ConfigError(f"--wav {wav}: would overwrite the recording {path}; name another place")
-        taken.add(path.resolve())
+        taken.add(identity(path))
     return found

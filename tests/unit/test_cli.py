@@ -140,6 +140,39 @@ class TestRun:
                 expected = run(bundle, audio.read(Path(name), bundle.manifest.input)).scores
                 assert scores[str(Path(name))].tobytes() == expected.tobytes()
 
+    @pytest.mark.parametrize("link", ["itself", "symbolic", "hard"])
+    @pytest.mark.parametrize("read", ["recording", "bundle", "values of --given"])
+    def test_scores_overwrite_nothing_that_is_read(
+        self, tmp_path: Path, audio_bundle: Path, link: str, read: str
+    ) -> None:
+        np.save(tmp_path / "v.npy", np.zeros(3, np.float32))
+        path = recording(tmp_path / "a.wav", 0.2)
+        victim = {"recording": path, "bundle": audio_bundle, "values of --given": tmp_path / "v.npy"}[read]
+        before, scores = victim.read_bytes(), victim if link == "itself" else tmp_path / "other"
+        if link == "symbolic":
+            scores.symlink_to(victim)
+        elif link == "hard":
+            scores.hardlink_to(victim)
+        _, err = statebelt("run", audio_bundle, path, "--scores", scores, "--given", tmp_path / "v.npy", code=2)
+        assert f"would overwrite the {read} {victim}; name another place" in err
+        assert victim.read_bytes() == before
+
+    def test_older_scores_stay_until_there_are_new_ones(self, tmp_path: Path, audio_bundle: Path) -> None:
+        path, keep = recording(tmp_path / "a.wav", 0.2), tmp_path / "keep.npz"
+        (tmp_path / "link.npz").symlink_to(keep)
+        keep.write_bytes(b"last week's")
+        keep.chmod(0o600)
+        before = set(tmp_path.iterdir())
+        statebelt("run", audio_bundle, tmp_path / "absent.wav", "--scores", keep, code=2)
+        assert keep.read_bytes() == b"last week's"
+        statebelt("run", audio_bundle, tmp_path / "absent.wav", "--scores", tmp_path / "none.npz", code=2)
+        assert set(tmp_path.iterdir()) == before
+        statebelt("run", audio_bundle, tmp_path / "absent.wav", path, "--scores", tmp_path / "link.npz", code=2)
+        with np.load(keep) as scores:
+            assert list(scores) == [str(path)]
+        assert keep.stat().st_mode & 0o777 == 0o600
+        assert set(tmp_path.iterdir()) == before
+
     def test_the_shipped_bundle_hears_the_shipped_recording(self) -> None:
         out, _ = statebelt("run", "digits", SPOKEN, "--json")
         heard = [event["label"] for event in json.loads(out)["events"]]
@@ -207,6 +240,8 @@ class TestMistakes:
         path = recording(tmp_path / "a.wav", 0.2)
         _, err = statebelt("run", audio_bundle, path, "--scores", tmp_path / "no" / "s.npz", code=2)
         assert "cannot be written: No such file or directory" in err
+        _, err = statebelt("run", audio_bundle, path, "--scores", "/dev/full", code=2)
+        assert "--scores /dev/full: cannot be written: No space left on device" in err
 
     @pytest.mark.parametrize(
         "arguments",

@@ -100,6 +100,10 @@ class TestRun:
         _, err = statebelt("run", denoiser, given, "--wav", given, code=2)
         assert "would overwrite the recording" in err
         assert path.read_bytes() == before
+        (tmp_path / "link.wav").hardlink_to(path)
+        _, err = statebelt("run", denoiser, path, "--wav", tmp_path / "link.wav", code=2)
+        assert "would overwrite the recording" in err
+        assert path.read_bytes() == before
 
     def test_where_nothing_can_be_written(self, tmp_path: Path, denoiser: Path) -> None:
         path = noisy(tmp_path / "noisy.wav")
