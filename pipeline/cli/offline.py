@@ -80,7 +80,7 @@ def run(
         check_spared("--scores", scores, "recording", paths)
         check_spared("--scores", scores, "bundle", [Path(opened.source)])
         check_spared("--scores", scores, "values of --given", [given] if given else [])
-    targets = [None] * len(paths) if wav is None else places(wav, files, paths)
+    targets = [None] * len(paths) if wav is None else places(wav, files, paths, spec.sample_rate_hz)
     failed = False
     with _score_file(scores) as keep:
         for path, target in zip(paths, targets, strict=True):

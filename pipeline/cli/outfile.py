@@ -1,4 +1,4 @@
-"""Files that commands write: never one that they read, and a new one takes the old one's place only when it is whole."""
+"""Files that commands write: never one that they read, and a new one takes the old one's place once it is whole."""
 
 from __future__ import annotations
 

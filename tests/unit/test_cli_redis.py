@@ -259,6 +259,33 @@ class TestPushAndTail:
         _, err = statebelt("tail", "--topic", "calls", "--url", url, code=2)
         assert "there is no topic 'calls'" in err
 
+    def test_a_stream_that_does_not_end_in_time(self, url: str, tmp_path: Path) -> None:
+        """A script is to know: the exit status tells. Without --until-end, time is all that was asked for."""
+        path = recording(tmp_path / "x.wav", 0.3)
+        tail = ("tail", "--stream", "x", "--from-beginning", "--url", url)
+        with worker(url, zoo.bundle("audio")):
+            statebelt("push", path, "--rate", 16_000, "--no-end", "--url", url)
+            _, err = statebelt(*tail, "--until-end", "--seconds", 0.3, "--json", code=1)
+            assert "error: stream 'x' has not ended within 0.3 s" in err
+            assert statebelt(*tail, "--seconds", 0.1)[1] == ""
+            statebelt("push", path, "--resume", "--url", url)
+            assert statebelt(*tail, "--until-end", "--seconds", 30)[1] == ""
+
+    def test_a_group_that_nobody_works_under_is_told_once_and_waited_for(self, url: str, tmp_path: Path) -> None:
+        path = recording(tmp_path / "x.wav", 0.3)
+        tail = ("tail", "--from-beginning", "--json", "--url", url)
+        statebelt("push", path, "--rate", 16_000, "--url", url)
+        _, err = statebelt(*tail, "--seconds", 0.1)
+        assert err.startswith("warning: no group 'digits' works on topic 'audio'; there are: none yet. Waiting for")
+        with worker(url, zoo.bundle("audio"), group="digits"):
+            _, err = statebelt(*tail, "--seconds", 1.2, "--group", "digit")
+            assert err.count("no group 'digit' works on topic 'audio'; there are: digits.") == 1
+            assert statebelt(*tail, "--seconds", 0.1)[1] == ""
+            with started(*tail, "--group", "late") as process:
+                lines_until(process.stderr, "no group 'late'")
+                with worker(url, zoo.bundle("audio"), group="late"):
+                    assert results("\n".join(lines_until(process.stdout, '"end":true'))) == {"x": expected(path)}
+
     def test_ctrl_c_ends_tail_without_a_trace(self, url: str, tmp_path: Path) -> None:
         with worker(url, zoo.bundle("audio")):
             statebelt("push", recording(tmp_path / "x.wav", 0.5), "--rate", 16_000, "--url", url)
