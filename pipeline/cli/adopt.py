@@ -11,6 +11,7 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_warning
 from pipeline.cli.outfile import NewFile, identity
+from pipeline.cli.values import finite
 
 if TYPE_CHECKING:
     from pipeline.adopt.build import Adopted
@@ -32,7 +33,7 @@ def adopt(
     recipe: Annotated[
         str | None, typer.Option(help="What is known of the model: a .toml file, or the name of a shipped one.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=1e-6, help="Samples (or frames) a second.")] = None,
+    rate: Annotated[float | None, typer.Option(min=1e-6, callback=finite, help="Samples (or frames) a second.")] = None,
     channels: Annotated[int | None, typer.Option(min=1, help="Of a sample.", show_default="1, or the features")] = None,
     sample_type: Annotated[
         str | None, typer.Option(help="int16 or float32.", show_default="int16 for audio, float32 for frames")
@@ -75,7 +76,8 @@ def adopt(
         bool, typer.Option("--one-block", help="A call for each block, though the graph takes more.")
     ] = False,
     tolerance: Annotated[
-        float | None, typer.Option(min=0, help="How inexact it is between two cuts or batches: `statebelt verify`.")
+        float | None,
+        typer.Option(min=0, callback=finite, help="How inexact it is between two cuts or batches: `statebelt verify`."),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="The model's licence.")] = None,
     as_json: options.Json = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 from rich.console import Console
@@ -29,6 +30,17 @@ def say_error(message: str) -> None:
 def say_warning(message: str) -> None:
     """One yellow sentence."""
     err.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+
+
+def abandon_output() -> None:
+    """Where standard output cannot be written, have nobody try again: the interpreter would, when it exits, and show a
+    traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def exit_status(error: Exception) -> int:

@@ -13,7 +13,7 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
 from pipeline.cli.outfile import NewFile, check_spared
-from pipeline.cli.values import Columns, Given, read_columns, read_given
+from pipeline.cli.values import Columns, Given, finite, read_columns, read_given
 
 if TYPE_CHECKING:
     from pipeline.component import Array
@@ -35,7 +35,9 @@ def run(
     files: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.")],
     chunk_ms: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Feed it in chunks of this length.", show_default="the whole file at once"),
+        typer.Option(
+            min=0.01, callback=finite, help="Feed it in chunks of this length.", show_default="the whole file at once"
+        ),
     ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Write every file's frame scores, under its path, to this .npz file.")

@@ -15,7 +15,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, err, examples, out, say_error, say_warning
-from pipeline.cli.values import Columns, Given, Rate, read_columns, read_given
+from pipeline.cli.values import Columns, Given, Rate, finite, read_columns, read_given
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -74,10 +74,11 @@ def push(
     pace: Annotated[
         Pace, typer.Option(help="realtime: all files at once, each as long as it lasts. fast: as fast as possible.")
     ] = Pace.FAST,
-    chunk_ms: Annotated[float, typer.Option(min=0.01, help="Length of a chunk.")] = 100.0,
+    chunk_ms: Annotated[float, typer.Option(min=0.01, callback=finite, help="Length of a chunk.")] = 100.0,
     end: Annotated[bool, typer.Option("--end/--no-end", help="Whether a stream ends with its file.")] = True,
     speed: Annotated[
-        float | None, typer.Option(min=1e-6, help="With realtime: so many times as fast.", show_default="1")
+        float | None,
+        typer.Option(min=1e-6, callback=finite, help="With realtime: so many times as fast.", show_default="1"),
     ] = None,
     rate: Rate = None,
     channels: Annotated[

@@ -12,6 +12,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
+from pipeline.cli.values import finite
 
 if TYPE_CHECKING:
     from pipeline.broker.topic import Topic
@@ -42,7 +43,7 @@ def tail(
         ),
     ] = False,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="Exit after so long.", show_default="run until Ctrl-C")
+        float | None, typer.Option(min=0, callback=finite, help="Exit after so long.", show_default="run until Ctrl-C")
     ] = None,
     wav: Annotated[
         Path | None,

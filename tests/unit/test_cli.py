@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -259,6 +261,33 @@ class TestMistakes:
         _, err = statebelt(*arguments.split(), code=2)
         assert "Usage:" in err
 
+    @pytest.mark.parametrize("number", ["inf", "nan", "-inf"])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            f"run digits {SPOKEN} --chunk-ms",
+            f"push {SPOKEN} --chunk-ms",
+            "push - --pace realtime --speed",
+            "demo --chunk-ms",
+            "tail --seconds",
+            "verify digits --seconds",
+            "verify digits --tolerance",
+            "adopt m.onnx --rate",
+            "adopt m.onnx --tolerance",
+        ],
+    )
+    def test_numbers_that_are_none(self, arguments: str, number: str) -> None:
+        _, err = statebelt(*arguments.split(), number, code=2)
+        assert "is not finite" in err or "greater than" in err
+        assert "Usage:" in err
+
+    def test_lengths_beyond_all_bounds(self, tmp_path: Path, audio_bundle: Path) -> None:
+        """A chunk may well be longer than what there is; a stream that is made has to fit into memory."""
+        path = recording(tmp_path / "a.wav", 0.2)
+        assert statebelt("run", audio_bundle, path, "--chunk-ms", 1e308) == statebelt("run", audio_bundle, path)
+        _, err = statebelt("verify", audio_bundle, "--seconds", 1e308, code=2)
+        assert "streams of 1e+308 s: expected 0 to 6250 s" in err
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -299,6 +328,37 @@ class TestMistakes:
         Path("statebelt.toml").write_text("colour = 1")
         _, err = statebelt("topics", code=2)
         assert "colour" in err
+
+
+class TestOutput:
+    """Of a process: what Python does when it exits is part of it."""
+
+    @staticmethod
+    def told(arguments: str, stdout: int | IO[bytes]) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pipeline.cli", *arguments.split()]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        return done.returncode, done.stderr
+
+    @pytest.mark.parametrize("buffered", [True, False])
+    @pytest.mark.parametrize(
+        "arguments", [f"run digits {SPOKEN}", f"run digits {SPOKEN} --json", "inspect digits", "--help"]
+    )
+    def test_a_full_disk(self, monkeypatch: pytest.MonkeyPatch, arguments: str, buffered: bool) -> None:
+        monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
+        with open("/dev/full", "wb") as full:
+            status, err = self.told(arguments, full)
+        assert (status, err) == (
+            1, "error: the output could not be written: No space left on device. What came of it is not whole\n"
+        )  # fmt: skip
+
+    def test_nobody_who_reads_it_is_no_error(self) -> None:
+        """`| head`: it ends without a word."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            assert self.told(f"run digits {SPOKEN} --json", writing) == (1, "")
+        finally:
+            os.close(writing)
 
 
 class TestInspect:
