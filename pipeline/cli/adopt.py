@@ -92,6 +92,13 @@ def adopt(
     from pipeline.errors import ConfigError
 
     known = read_recipe(recipe) if recipe else {}
+    own_rate = known.get("input", {}).get("sample_rate_hz")
+    if rate is not None and own_rate is not None and rate != own_rate:
+        # Its windows and constants are of that rate: the bundle would run, and hear something else.
+        raise ConfigError(
+            f"--rate {rate:g}: recipe {recipe!r} is for {own_rate} Hz. Leave --rate out; for a model of another rate "
+            "write a recipe of your own"
+        )
     said = {
         "input": {"sample_rate_hz": rate, "channels": channels, "sample_type": sample_type},
         "frontend": _frontend(window, hop, power, known),

@@ -123,7 +123,10 @@ def parse_id(id_: str) -> tuple[int, bytes]:
         canonical = (int(ms), int(seq))
         if max(canonical) < 2**64:
             return int(partition), b"%d-%d" % canonical
-    raise ConfigError(f"{printable(id_)!r} is no ID of a dead letter; expected one as 3:1700000000000-0 (`dead list`)")
+    raise ConfigError(
+        f"{printable(id_)!r} is no ID of a dead letter; expected one as 3:1700000000000-0: "
+        "the first column of `statebelt dead list`, or `letter` in its JSON"
+    )
 
 
 def id_of(letter: Brief | DeadLetter) -> str:

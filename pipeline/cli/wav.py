@@ -110,7 +110,7 @@ def places(wav: Path, asked: Sequence[Path], recordings: Sequence[Path], rate_hz
     """
     from pipeline.cli.playback import stream_names
 
-    if len(asked) == 1 and not asked[0].is_dir() and not wav.is_dir():
+    if len(asked) == 1 and not os.path.isdir(asked[0]) and not os.path.isdir(wav):
         found = [wav]
     else:
         try:

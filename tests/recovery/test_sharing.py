@@ -197,14 +197,14 @@ def test_check_tells_probes(url: str, redis_client: redis.Redis, tmp_path: Path,
     with WorkerProcess(url, bundle_file, tmp_path, **SETTINGS) as process:
         until(settles(redis_client, [8]), "the worker to own all")
         until(lambda: not wrong(tmp_path), "readiness")
-        assert check(tmp_path).stdout == "ready: 1 workers own 8 partitions\n"
+        assert check(tmp_path).stdout == "ready: 1 worker owns 8 partitions\n"
         process.send(signal.SIGSTOP)
         until(lambda: bool(wrong(tmp_path, live=True)), "a frozen worker to be noticed")
         assert check(tmp_path, "--live").returncode == 1
         assert f"worker {process.process.pid}: silent for" in check(tmp_path).stderr
         process.send(signal.SIGCONT)
         until(lambda: not wrong(tmp_path), "readiness again")
-        assert check(tmp_path, "--live").stdout == "alive: 1 workers own 8 partitions\n"
+        assert check(tmp_path, "--live").stdout == "alive: 1 worker owns 8 partitions\n"
         process.send(signal.SIGTERM)
         process.process.wait(10)
     assert check(tmp_path).returncode == 1

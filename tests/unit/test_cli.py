@@ -195,6 +195,24 @@ class TestMistakes:
         assert "broken.wav: not a recording that libsndfile can read" in err
         assert "absent.wav: no such file" in err
 
+    def test_what_is_there_and_is_no_file(self, tmp_path: Path, audio_bundle: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.csv")
+        strange = ("/dev/null", tmp_path / "pipe.csv", tmp_path / ("x" * 300))
+        _, err = statebelt("run", audio_bundle, *strange, code=2)
+        for path, why in zip(
+            strange,
+            ("not a file, but a device", "not a file, but a FIFO", "cannot be read: File name too long"),
+            strict=True,
+        ):
+            assert f"error: {path}: {why}\n" in err
+
+    def test_names_steer_no_terminal(self, tmp_path: Path, audio_bundle: Path) -> None:
+        """Whoever sends files chooses their names."""
+        (tmp_path / "a\x1b[31m\x07.wav").write_bytes(b"")
+        _, err = statebelt("run", audio_bundle, tmp_path, code=2)
+        assert "a\\x1b[31m\\x07.wav: not a recording" in err
+        assert all(c.isprintable() or c == "\n" for c in err)
+
     def test_a_recording_with_nan(self, tmp_path: Path, audio_bundle: Path) -> None:
         path = tmp_path / "nan.wav"
         soundfile.write(path, np.array([0.0, np.nan, 0.1], np.float32), 16_000, subtype="FLOAT")
@@ -209,7 +227,7 @@ class TestMistakes:
     def test_wrong_channels(self, tmp_path: Path) -> None:
         (tmp_path / "sensor.onnx").write_bytes(zoo.sensor())
         _, err = statebelt("run", tmp_path / "sensor.onnx", recording(tmp_path / "mono.wav", 0.2), code=2)
-        assert "1 channels, expected 6" in err
+        assert "1 channel, expected 6" in err
 
     @pytest.mark.parametrize("command", [("run", "{}", "x.wav"), ("inspect", "{}")])
     @pytest.mark.parametrize(
@@ -220,8 +238,9 @@ class TestMistakes:
             (b"\x08\x07 garbage \xff" * 100, "no ONNX model"),
             (zoo.audio()[:-200], "no ONNX model"),
             ("foreign", "an ONNX model, but no bundle"),
+            ("foreign", "Make a bundle of it with `statebelt adopt`"),
         ],
-        ids=["absent", "empty", "garbage", "cut off", "foreign"],
+        ids=["absent", "empty", "garbage", "cut off", "foreign", "what to do"],
     )
     def test_a_bundle_that_is_none(
         self, tmp_path: Path, command: tuple[str, ...], content: bytes | str | None, message: str
@@ -312,6 +331,7 @@ class TestMistakes:
         _, err = statebelt(*arguments, *([] if "--url" in arguments else ["--url", url]), stdin=b"", code=1)
         assert f"no Redis answers at {url}" in err
         assert "Start `statebelt redis` in another terminal, or set REDIS_URL" in err
+        assert ".)" not in err
 
     def test_no_server_in_this_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
