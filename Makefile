@@ -16,6 +16,11 @@ TASK ?= digits
 # Flags of `make bench`: --quick, --only NAME..., --known 10 1000 10000 100000, --turns N, --seconds S.
 BENCH ?=
 
+# Said before anything is made: a recipe's own check would come after minutes of installing.
+ifeq ($(filter inspect,$(MAKECMDGOALS))$(FILE),inspect)
+$(error say which recording: make inspect FILE=me.wav)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint typecheck train evaluate export inspect report bench bench-check soak chaos takeover churn flood fuzz redis worker clean
 
@@ -49,7 +54,7 @@ export: $(VENV)/.everything ## TASK's weights to pipeline/bundles/TASK.onnx, pro
 	$(BIN)/python -m training.export $(TASK) $(if $(RUN),--run $(RUN))
 
 inspect: $(VENV)/.everything ## draw what a bundle's model remembers of FILE (BUNDLE=digits CHUNK_MS=100 UNITS=3,17 OUT=runs/inspect.png)
-	@$(BIN)/python -m training.inspect $(if $(FILE),"$(FILE)",$(error say which recording: make inspect FILE=me.wav)) \
+	@$(BIN)/python -m training.inspect "$(FILE)" \
 	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(CHUNK_MS),--chunk-ms $(CHUNK_MS)) $(if $(UNITS),--units $(UNITS)) \
 	    $(if $(COLUMNS),--columns "$(COLUMNS)") \
 	    $(if $(OUT),-o "$(OUT)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ import numpy as np
 from pipeline.component import Array
 from pipeline.errors import AudioError
 from pipeline.manifest import InputSpec
+from pipeline.regular import why_none
 
 _INT16_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}
 
@@ -23,8 +25,8 @@ def read(path: Path, spec: InputSpec) -> Array:
     """
     import soundfile
 
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
+    if (why := why_none(path)) is not None:
+        raise AudioError(f"{path}: {why}")
     try:
         with soundfile.SoundFile(path) as recording:
             rate_hz = recording.samplerate
@@ -39,7 +41,9 @@ def read(path: Path, spec: InputSpec) -> Array:
 def fit(samples: Array, rate_hz: float, spec: InputSpec, source: str) -> Array:
     """Bring `[N, channels]` samples to the input's channels, rate and sample type. Raises AudioError."""
     if samples.shape[1] != spec.channels and spec.channels != 1:
-        raise AudioError(f"{source}: {samples.shape[1]} channels, expected {spec.channels}")
+        raise AudioError(
+            f"{source}: {samples.shape[1]} channel{'s' * (samples.shape[1] != 1)}, expected {spec.channels}"
+        )
     if samples.shape[1] == spec.channels and rate_hz == spec.sample_rate_hz and samples.dtype == spec.sample_type:
         return _finite(samples, source)
     x = samples.astype(np.float32) / 32768 if samples.dtype == np.int16 else samples.astype(np.float32)
@@ -97,7 +101,7 @@ def recordings(paths: list[Path]) -> list[Path]:
     known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # of a path that cannot be, too: it is told when it is read
             found += sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
         else:
             found.append(path)

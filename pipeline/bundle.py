@@ -20,6 +20,7 @@ from pipeline.head import Events, Head, OverlapAdd
 from pipeline.manifest import METADATA_KEY, Manifest
 from pipeline.model import OnnxModel, open_runtime
 from pipeline.onnxfile import inspect
+from pipeline.regular import kind
 
 SHIPPED = Path(__file__).parent / "bundles"
 MAX_BUNDLE_BYTES = 512 << 20
@@ -107,36 +108,38 @@ def load(bundle: str | Path) -> Bundle:
     path = Path(bundle)
     if path.name == str(bundle) and not path.suffix and not os.path.isfile(path):
         path = SHIPPED / f"{bundle}.onnx"
-    return from_bytes(_read(path, str(bundle)[:200]), str(path)[:200])
+    shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"
+    model = _read(path, f"bundle at {str(bundle)[:200]!r}", f"a path to an .onnx file, or a shipped name: {shipped}")
+    return from_bytes(model, str(path)[:200])
 
 
 def read_model(path: Path) -> bytes:
     """An .onnx file's bytes. Raises ManifestError: not there, no regular file, or more than `MAX_BUNDLE_BYTES`."""
-    return _read(path, str(path)[:200])
+    return _read(path, f"model at {str(path)[:200]!r}", "a path to an .onnx file")
 
 
-def _read(path: Path, asked: str) -> bytes:
-    """A regular file's bytes, at most `MAX_BUNDLE_BYTES` of them whatever it said of its size."""
+def _read(path: Path, asked: str, wanted: str) -> bytes:
+    """A regular file's bytes, at most `MAX_BUNDLE_BYTES` of them whatever it said of its size.
+
+    `asked` and `wanted` are for messages: what was looked for, and what is to be given.
+    """
     try:
         # Not waiting for a FIFO's other end; what a name stood for may have changed since anybody looked.
         opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"
-            raise ManifestError(
-                f"no bundle at {asked!r}. Give a path to an .onnx file, or a shipped name: {shipped}"
-            ) from None
-        raise ManifestError(f"{asked!r} cannot be read: {error}. Give a path to an .onnx file that is") from None
+            raise ManifestError(f"no {asked}. Give {wanted}") from None
+        raise ManifestError(f"the {asked} cannot be read: {error}. Give a path to an .onnx file that can") from None
     try:
         about = os.fstat(opened)
         if not stat.S_ISREG(about.st_mode):
-            raise ManifestError(f"no bundle at {asked!r}: not a file, but a {_kind(about.st_mode)}")
+            raise ManifestError(f"no {asked}: not a file, but a {kind(about.st_mode)}")
         size, model = about.st_size, b""
         if size <= MAX_BUNDLE_BYTES:
             with open(opened, "rb", closefd=False) as file:
                 model = file.read(MAX_BUNDLE_BYTES + 1)
     except OSError as error:
-        raise ManifestError(f"{asked!r} cannot be read: {error}. Is its disk there?") from None
+        raise ManifestError(f"the {asked} cannot be read: {error}. Is its disk there?") from None
     finally:
         os.close(opened)
     if max(size, len(model)) > MAX_BUNDLE_BYTES:
@@ -144,11 +147,6 @@ def _read(path: Path, asked: str) -> bytes:
             f"{path}: {max(size, len(model))} bytes; a bundle has at most {MAX_BUNDLE_BYTES}. Use a smaller model"
         )
     return model
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
 
 
 def from_bytes(model: bytes, source: str) -> Bundle:
@@ -162,7 +160,7 @@ def from_bytes(model: bytes, source: str) -> Bundle:
     if text is None:
         raise ManifestError(
             f"{source}: an ONNX model, but no bundle: its metadata hold no {METADATA_KEY!r}. "
-            "Export it with `make export`, or write a manifest into it"
+            "Make a bundle of it with `statebelt adopt`; a model trained here is one once it went through `make export`"
         )
     manifest = Manifest.from_json(text, source)
     return Bundle(

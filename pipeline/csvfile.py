@@ -21,6 +21,7 @@ from pipeline.errors import TableError
 _TIMES = {"time", "timestamp", "timestamps", "date", "datetime", "date_time", "ts"}
 _MISSING = {"", "nan", "na", "n/a", "null", "none", "-", "?"}
 _SHOWN = 20  # columns named in one message
+_LONGEST = 80  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,12 @@ def told(names: tuple[str, ...]) -> str:
     '2 columns (a, b)'
     """
     more = ", ..." if len(names) > _SHOWN else ""
-    return f"{len(names)} column{'s' * (len(names) != 1)} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{len(names)} column{'s' * (len(names) != 1)} ({', '.join(map(_shown, names[:_SHOWN]))}{more})"
+
+
+def _shown(name: str) -> str:
+    """A name from a file, which could hold what steers a terminal: as it is only if all of it can be printed."""
+    return name[:_LONGEST] if name.isprintable() else repr(name[:_LONGEST])
 
 
 def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -110,7 +116,7 @@ def _look(path: Path) -> _Look:
         raise TableError(f"{path}: is empty; expected rows of numbers")
     header = all(_number(cell) is None and _time(cell) is None for cell in rows[0])
     if header and len(rows) < 2:
-        raise TableError(f"{path}: a header and no rows of numbers ({', '.join(rows[0])[:200]})")
+        raise TableError(f"{path}: a header and no rows of numbers ({', '.join(map(_shown, rows[0][:_SHOWN]))})")
     first = rows[-1] if header else rows[0]
     if header and len(rows[0]) != len(first):
         raise TableError(f"{path}: {len(rows[0])} names in the header, but {len(first)} cells in the row below it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def find(paths: list[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        tables = sorted(p for p in path.rglob("*") if sensor.is_table(p) and p.is_file()) if path.is_dir() else []
+        tables = sorted(p for p in path.rglob("*") if sensor.is_table(p) and p.is_file()) if os.path.isdir(path) else []
         try:
             found += audio.recordings([path])
         except AudioError:

@@ -17,6 +17,7 @@ from pipeline.component import Array
 from pipeline.csvfile import Table, pick, read_csv, told
 from pipeline.errors import TableError
 from pipeline.manifest import InputSpec
+from pipeline.regular import why_none
 
 SUFFIXES = (".csv", ".tsv", ".npz")
 _RATE_TOLERANCE = 0.01
@@ -33,8 +34,8 @@ def is_table(path: Path) -> bool:
 
 def read_table(path: Path, columns: tuple[str, ...] | None = None) -> Table:
     """A file's numbers as they are, of the columns asked for (all but the times). Raises TableError."""
-    if not path.is_file():
-        raise TableError(f"{path}: no such file")
+    if (why := why_none(path)) is not None:
+        raise TableError(f"{path}: {why}")
     return _read_npz(path, columns) if path.suffix.lower() == ".npz" else read_csv(path, columns)
 
 

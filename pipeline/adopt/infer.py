@@ -151,6 +151,12 @@ def _axes(
         if len(shape) == 3 and isinstance(shape[1], str) and shape[1] in lengths and shape[0] not in lengths:
             model["input_axes"], how = "TBF", f"{shape[1]} is the states' batch as well"
     axes = model["input_axes"]
+    letters = axes.replace("1", "") if isinstance(axes, str) else ""
+    if "F" not in letters or set(letters) - set("BTF") or len(set(letters)) < len(letters):
+        raise ManifestError(
+            f"{graph.source}: the axes {axes!r} of input {main}: expected a letter for each, of B (streams), T "
+            "(frames) and F (features), each once and F always, and 1 where there is always one: --axes BTF, say"
+        )
     if len(axes) != len(shape):
         about.asked.append(f"the axes of input {main} (--axes, of B, T, F and 1; {axes!r} does not fit)")
         return

@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError
 RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS = frozenset({"source", "task", "labels", "licence", "provenance", "input", "frontend", "model", "head"})
 MAX_RECIPE_BYTES = 1 << 20
+_TABLES = SECTIONS - {"task", "labels", "licence"}
 
 
 def shipped() -> list[str]:
@@ -33,7 +34,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """A recipe: a path, or the name of a shipped one.
 
     Raises:
-        ConfigError: not there, no TOML, or with a section that no recipe has.
+        ConfigError: not there, no TOML, or with a section that no recipe has, or that is none.
     """
     path = Path(recipe)
     if path.suffix != ".toml":
@@ -53,6 +54,9 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: {', '.join(sorted(unknown))}: no part of a recipe; those are {', '.join(sorted(SECTIONS))}"
         )
+    flat = [name for name in sorted(_TABLES & set(known)) if not isinstance(known[name], dict)]
+    if flat:
+        raise ConfigError(f"{path}: {', '.join(flat)}: expected a table: [{flat[0]}], and below it what is known")
     return known
 
 

@@ -78,7 +78,7 @@ def translated(error: Exception) -> Exception:
     """Our error for one of redis-py's, named by what to do next; any other exception comes back as it is."""
     if not isinstance(error, redis.RedisError):
         return error
-    text = str(error)
+    text = str(error).removesuffix(".")
     refused = _tls_refusal(error)
     if refused is not None:
         return ConfigError(f"no safe connection to Redis: {refused} ({text})")
@@ -89,7 +89,7 @@ def translated(error: Exception) -> Exception:
         return BrokerUnavailable(f"Redis answers {code}: {_WAIT_AND_RETRY[code]} ({text})")
     if isinstance(error, _LOST):
         if isinstance(error.__cause__ or error.__context__, ssl.SSLEOFError):
-            text += " It hung up within TLS: if that goes on, it may ask for a client certificate (ssl_certfile)"
+            text += ". It hung up within TLS: if that goes on, it may ask for a client certificate (ssl_certfile)"
         return BrokerUnavailable(f"no answer from Redis: {text}. Whether the last write took effect is unknown; retry.")
     if code == "WRONGTYPE":
         return ConfigError(f"a key of ours holds another type: {text}. Another program uses `sb:` keys here: move one.")

@@ -9,17 +9,20 @@ start it from the main thread, or from one that lives as long.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import os
 import platform
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -37,6 +40,7 @@ MAX_SOCKET_PATH_BYTES = 107
 """Of a unix socket on Linux."""
 
 _POLL_S = 0.005
+_LAST_PORT = 65_535
 _LOG_TAIL_LINES = 15
 
 # Runs in a fresh interpreter that becomes the server: no code of ours runs between fork and exec in this process,
@@ -101,6 +105,20 @@ def _private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
+def _check_port(port: int) -> None:
+    """Raises ConfigError for a port that there is not, or that somebody has: the server says it in its log only."""
+    if not 0 <= port <= _LAST_PORT:
+        raise ConfigError(f"port {port}: there are 1 to {_LAST_PORT}, and 0 for none")
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: no wait for a port just freed
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "another program listens there" if taken else error.strerror
+            raise ConfigError(f"port {port} of 127.0.0.1 cannot be had ({why}): choose another one") from None
+
+
 def _quoted(value: object) -> str:
     """A value for Redis's configuration file: any byte that is not plain becomes an escape."""
     plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-"
@@ -139,7 +157,9 @@ class EmbeddedServer:
         self.socket_path = socket_path(self.data_dir)
         self.url = url_of(self.data_dir)
         self.log_path = self.data_dir / "server.log"
+        self._config_path = self.data_dir / "server.conf"
         self._binary = binary
+        self._port = port
         self._lock = DataDirLock(self.data_dir)
         self._process: subprocess.Popen[bytes] | None = None
         self._settings: dict[str, object] = {
@@ -177,10 +197,14 @@ class EmbeddedServer:
         if self.running:
             return self
         binary = self._binary or find_binary()
-        _private(self.data_dir)
-        _private(self.socket_path.parent)
-        self._lock.acquire()
+        with self._usable():
+            _private(self.data_dir)
+            _private(self.socket_path.parent)
+            self._lock.acquire()
         try:
+            _check_port(self._port)
+            with self._usable():
+                self._configure()
             self._spawn(binary)
             self._await_ready(timeout_s)
         except BaseException:
@@ -188,14 +212,26 @@ class EmbeddedServer:
             raise
         return self
 
-    def _spawn(self, binary: str) -> None:
-        config = self.data_dir / "server.conf"
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Around what is done in the data directory before there is a server."""
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(
+                f"{self.data_dir} cannot hold a server's data ({error.strerror}: {error.filename or self.data_dir}): "
+                "choose another data directory, a folder of your own that is there or can be made"
+            ) from None
+
+    def _configure(self) -> None:
         lines = [f"{name} {_quoted(value)}" for name, value in self._settings.items()]
-        config.write_text("\n".join([*lines, 'save ""', ""]))  # the append-only file is the one copy
+        self._config_path.write_text("\n".join([*lines, 'save ""', ""]))  # the append-only file is the one copy
+
+    def _spawn(self, binary: str) -> None:
         self.socket_path.unlink(missing_ok=True)  # we hold the lock: it is a dead server's
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), binary, str(config)],
+                [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), binary, str(self._config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

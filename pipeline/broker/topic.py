@@ -37,7 +37,7 @@ class Topic:
             raise ConfigError(f"topic {self.name!r}: {self.partitions} partitions; expected 1 to {MAX_PARTITIONS}")
         if not self.sample_rate_hz > 0 or self.channels < 1 or self.sample_type not in ("int16", "float32"):
             raise ConfigError(
-                f"topic {self.name!r}: {self.sample_rate_hz} Hz, {self.channels} channels of {self.sample_type!r}; "
+                f"topic {self.name!r}: {self.sample_rate_hz} Hz, {self.channels} x {self.sample_type!r}; "
                 f"expected a positive rate, at least one channel, int16 or float32"
             )
 

@@ -6,6 +6,7 @@ bundles, settings), 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -22,3 +23,11 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # while importing; later ones are the app's
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        from pipeline.cli.console import abandon_output, say_error
+
+        abandon_output()
+        say_error(f"the output could not be written: {error.strerror}. What came of it is not whole")
+        sys.exit(1)

@@ -10,6 +10,8 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_warning
+from pipeline.cli.outfile import NewFile, identity
+from pipeline.cli.values import finite
 
 if TYPE_CHECKING:
     from pipeline.adopt.build import Adopted
@@ -31,7 +33,7 @@ def adopt(
     recipe: Annotated[
         str | None, typer.Option(help="What is known of the model: a .toml file, or the name of a shipped one.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=1e-6, help="Samples (or frames) a second.")] = None,
+    rate: Annotated[float | None, typer.Option(min=1e-6, callback=finite, help="Samples (or frames) a second.")] = None,
     channels: Annotated[int | None, typer.Option(min=1, help="Of a sample.", show_default="1, or the features")] = None,
     sample_type: Annotated[
         str | None, typer.Option(help="int16 or float32.", show_default="int16 for audio, float32 for frames")
@@ -74,7 +76,8 @@ def adopt(
         bool, typer.Option("--one-block", help="A call for each block, though the graph takes more.")
     ] = False,
     tolerance: Annotated[
-        float | None, typer.Option(min=0, help="How inexact it is between two cuts or batches: `statebelt verify`.")
+        float | None,
+        typer.Option(min=0, callback=finite, help="How inexact it is between two cuts or batches: `statebelt verify`."),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="The model's licence.")] = None,
     as_json: options.Json = False,
@@ -89,6 +92,13 @@ def adopt(
     from pipeline.errors import ConfigError
 
     known = read_recipe(recipe) if recipe else {}
+    own_rate = known.get("input", {}).get("sample_rate_hz")
+    if rate is not None and own_rate is not None and rate != own_rate:
+        # Its windows and constants are of that rate: the bundle would run, and hear something else.
+        raise ConfigError(
+            f"--rate {rate:g}: recipe {recipe!r} is for {own_rate} Hz. Leave --rate out; for a model of another rate "
+            "write a recipe of your own"
+        )
     said = {
         "input": {"sample_rate_hz": rate, "channels": channels, "sample_type": sample_type},
         "frontend": _frontend(window, hop, power, known),
@@ -118,7 +128,7 @@ def adopt(
         if recipe is None:
             raise ConfigError("no model: give the .onnx file, or --recipe with the name of a known one")
         files = locate(known, recipe)
-    if any(_same(file, output) for file in files):
+    if os.path.exists(output) and identity(output) in map(identity, files):
         raise ConfigError(f"{output} is the model itself, which stays as it is: name another -o")
     done = build(_bytes(files, known), str(files[0]), wishes)
     _write(output, done.model)
@@ -189,10 +199,6 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value is not None and value != {}}
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.exists() and one.exists() and one.samefile(other)
-
-
 def _bytes(files: list[Path], known: dict[str, Any]) -> bytes:
     from pipeline.adopt.merge import merge
     from pipeline.bundle import read_model
@@ -206,10 +212,9 @@ def _write(path: Path, model: bytes) -> None:
     """At once, or not at all."""
     from pipeline.errors import ConfigError
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(model)
-        os.replace(partial, path)
+        with NewFile(path) as new:
+            new.at.write_bytes(model)
+            new.keep()
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

@@ -11,7 +11,7 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.console import examples, out, say_warning
 from pipeline.cli.office import Office, id_of, office_of, parse_id
-from pipeline.cli.plain import duration, emit_escaped, hex_dump, printable, text
+from pipeline.cli.plain import counted, duration, emit_escaped, hex_dump, printable, text
 from pipeline.cli.sure import Yes, sure
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ LIST_EXAMPLES = examples(
     ("statebelt dead list", "the oldest 100 of each partition in turn"),
     ("statebelt dead list --reason not_finite --stream pump-7", "of one stream, for one reason"),
     ("statebelt dead list --limit 0 --json | jq -r .reason | sort | uniq -c", "all of them, counted by reason"),
+    ("statebelt dead list --json | jq -r .letter", "in JSON, a letter's ID is `letter`"),
 )
 SHOW_EXAMPLES = examples(
     ("statebelt dead show 3:1700000000000-0", "everything, with the first 256 bytes of data"),
@@ -67,7 +68,7 @@ def _record(brief: Brief, now_ms: int) -> dict[str, object]:
     return {
         "letter": id_of(brief),
         "partition": brief.partition,
-        "id": brief.id.decode(),
+        "chunk": brief.id.decode(),
         "reason": text(brief.reason),
         "stream": text(brief.stream),
         "seq": int(seq) if seq.isdigit() and len(seq) <= 19 else text(seq),
@@ -188,7 +189,7 @@ def _whole_record(found: DeadLetter, now_ms: int) -> dict[str, object]:
     return {
         "letter": id_of(found),
         "partition": found.partition,
-        "id": found.id.decode(),
+        "chunk": found.id.decode(),
         "age_ms": _age_ms(found.id, now_ms),
         "fields": {text(name): text(value) for name, value in found.fields.items() if name != b"data"},
         "data_base64": None if data is None else b64encode(data).decode(),
@@ -296,7 +297,7 @@ def drop(
                 ids.setdefault(brief.partition, []).append(brief.id)
         count = sum(map(len, ids.values()))
         if count and not yes:
-            sure(f"Remove {count:,} dead letter{'s' * (count != 1)} of group {office.group!r} on {office.topic!r}?")
+            sure(f"Remove {counted(count, 'dead letter')} of group {office.group!r} on {office.topic!r}?")
         dropped = 0
         for number, each in ids.items():
             for cut in range(0, len(each), 1000):
@@ -304,7 +305,7 @@ def drop(
     if as_json:
         emit_escaped({"dropped": dropped, "missing": count - dropped})
     else:
-        out.print(f"removed {dropped:,} dead letter{'s' * (dropped != 1)}")
+        out.print(f"removed {counted(dropped, 'dead letter')}")
     if dropped < count and letters:
         say_warning(
             f"{count - dropped} of {count} were not there: retried, dropped or trimmed meanwhile, or never were"

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import examples, out
-from pipeline.cli.plain import emit_escaped
+from pipeline.cli.plain import counted, emit_escaped
 from pipeline.cli.sure import Yes, sure
 
 DROP_EXAMPLES = examples(
@@ -71,8 +71,9 @@ def drop(
         }
         if not yes:
             sure(
-                f"Remove group {name!r} of topic {given.topic!r}: {facts['results']:,} results, the state of "
-                f"{facts['streams']:,} streams, {facts['dead']:,} dead letters, {facts['lag']:,} chunks not read?"
+                f"Remove group {name!r} of topic {given.topic!r}: {counted(facts['results'], 'result')}, the "
+                f"state of {counted(facts['streams'], 'stream')}, {counted(facts['dead'], 'dead letter')}, "
+                f"{counted(facts['lag'], 'chunk')} not read?"
             )
         admin.drop_group(client, given.topic, name, status.topic.partitions)
     if as_json:

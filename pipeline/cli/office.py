@@ -52,15 +52,10 @@ class Office:
 
     def check_group(self) -> None:
         """Raises ConfigError when nobody ever worked under that name: no letters would then mean nothing."""
-        from pipeline.broker.keys import is_rows_group, log_key
-        from pipeline.broker.retention import groups_of
         from pipeline.errors import ConfigError
 
-        logs = [log_key(self.topic, p) for p in range(self.partitions)]
-        names = {name for log in logs for name in groups_of(self.client, log) if not is_rows_group(name)}
-        if self.group.encode() not in names:
-            there = ", ".join(sorted(printable(name) for name in names)) or "none yet"
-            raise ConfigError(f"no group {self.group!r} works on topic {self.topic!r}; there are: {there}. Name it")
+        if (missing := no_group(self.client, self.topic, self.partitions, self.group)) is not None:
+            raise ConfigError(f"{missing}. Name it")
 
     def letter(self, id_: str) -> DeadLetter | None:
         """One letter whole. Raises ConfigError for what is no ID."""
@@ -75,6 +70,24 @@ class Office:
         from pipeline.broker.dead import clock_ms
 
         return clock_ms(self.client)
+
+
+def no_group(client: Client, topic: str, partitions: int, group: str) -> str | None:
+    """Nobody ever worked under that name on any partition: a sentence without its stop that tells who did. Else None.
+
+    Raises:
+        BrokerUnavailable: no answer; call again.
+        ConfigError: this user may not ask.
+    """
+    from pipeline.broker.keys import is_rows_group, log_key
+    from pipeline.broker.retention import groups_of
+
+    logs = [log_key(topic, p) for p in range(partitions)]
+    names = {name for log in logs for name in groups_of(client, log) if not is_rows_group(name)}
+    if group.encode() in names:
+        return None
+    there = ", ".join(sorted(printable(name) for name in names)) or "none yet"
+    return f"no group {group!r} works on topic {topic!r}; there are: {there}"
 
 
 @contextmanager
@@ -110,7 +123,10 @@ def parse_id(id_: str) -> tuple[int, bytes]:
         canonical = (int(ms), int(seq))
         if max(canonical) < 2**64:
             return int(partition), b"%d-%d" % canonical
-    raise ConfigError(f"{printable(id_)!r} is no ID of a dead letter; expected one as 3:1700000000000-0 (`dead list`)")
+    raise ConfigError(
+        f"{printable(id_)!r} is no ID of a dead letter; expected one as 3:1700000000000-0: "
+        "the first column of `statebelt dead list`, or `letter` in its JSON"
+    )
 
 
 def id_of(letter: Brief | DeadLetter) -> str:

@@ -12,7 +12,8 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
-from pipeline.cli.values import Columns, Given, read_columns, read_given
+from pipeline.cli.outfile import NewFile, check_spared
+from pipeline.cli.values import Columns, Given, finite, read_columns, read_given
 
 if TYPE_CHECKING:
     from pipeline.component import Array
@@ -34,7 +35,9 @@ def run(
     files: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.")],
     chunk_ms: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Feed it in chunks of this length.", show_default="the whole file at once"),
+        typer.Option(
+            min=0.01, callback=finite, help="Feed it in chunks of this length.", show_default="the whole file at once"
+        ),
     ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Write every file's frame scores, under its path, to this .npz file.")
@@ -75,7 +78,11 @@ def run(
     if wav is not None and not opened.head.publishes_samples:
         raise ConfigError(f"--wav: {opened.source} makes no audio: its head is {opened.manifest.head.kind!r}")
     paths = recordings.find(files)
-    targets = [None] * len(paths) if wav is None else places(wav, files, paths)
+    if scores is not None:
+        check_spared("--scores", scores, "recording", paths)
+        check_spared("--scores", scores, "bundle", [Path(opened.source)])
+        check_spared("--scores", scores, "values of --given", [given] if given else [])
+    targets = [None] * len(paths) if wav is None else places(wav, files, paths, spec.sample_rate_hz)
     failed = False
     with _score_file(scores) as keep:
         for path, target in zip(paths, targets, strict=True):
@@ -91,7 +98,8 @@ def run(
                 failed = True
                 continue
             if keep is not None:
-                _add(keep, str(path), done.scores)
+                with _telling(scores):
+                    _add(keep, str(path), done.scores)
             told = last_forecast(opened.manifest, done)
             if as_json:
                 events = [asdict(event) for event in done.events]
@@ -112,17 +120,32 @@ def run(
 
 @contextmanager
 def _score_file(path: Path | None) -> Iterator[zipfile.ZipFile | None]:
-    from pipeline.errors import ConfigError
-
+    """The archive of --scores. It takes its place at the end, and only if there is something in it."""
     if path is None:
         yield None
         return
+    with NewFile(path) as new:
+        with _telling(path):
+            archive = zipfile.ZipFile(new.at, "w", zipfile.ZIP_STORED)
+        try:
+            yield archive
+        finally:
+            with _telling(path):
+                archive.close()
+        if archive.namelist():
+            with _telling(path):
+                new.keep()
+
+
+@contextmanager
+def _telling(path: object) -> Iterator[None]:
+    """Only around what writes scores: an OSError of standard output is told elsewhere."""
+    from pipeline.errors import ConfigError
+
     try:
-        archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        yield
     except OSError as error:
         raise ConfigError(f"--scores {path}: cannot be written: {error.strerror}") from None
-    with archive:
-        yield archive
 
 
 def _add(archive: zipfile.ZipFile, name: str, scores: Array) -> None:

@@ -25,8 +25,16 @@ def printable(raw: bytes | str, longest: int = _LONGEST) -> str:
     '\\\\x1b[31mred'
     """
     whole = text(raw) if isinstance(raw, bytes) else raw
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[:longest])
-    return shown + "..." * (len(whole) > longest)
+    return escaped(whole[:longest]) + "..." * (len(whole) > longest)
+
+
+def escaped(line: str) -> str:
+    """The same text, every control, invisible or direction character of it escaped.
+
+    >>> escaped("a\\x00b")
+    'a\\\\x00b'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def hex_dump(data: bytes) -> Iterator[str]:
@@ -53,6 +61,15 @@ def duration(ms: float) -> str:
         if seconds < unit_s * up_to:
             return f"{seconds / unit_s:.{1 if seconds < 10 else 0}f} {name}"
     return f"{seconds / 86400:.0f} d"
+
+
+def counted(number: int, what: str) -> str:
+    """How many of what.
+
+    >>> counted(1, "stream"), counted(2000, "stream")
+    ('1 stream', '2,000 streams')
+    """
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def emit_escaped(record: object) -> None:

@@ -60,12 +60,12 @@ def _fit(name: str) -> str:
 
 
 def chunk_samples(chunk_ms: float, sample_rate_hz: float) -> int:
-    """Samples of a chunk of that length, at least one.
+    """Samples of a chunk of that length, at least one, and no more than a pipe can be asked for at once.
 
     >>> chunk_samples(100, 8000)
     800
     """
-    return max(1, round(chunk_ms * sample_rate_hz / 1000))
+    return max(1, round(min(chunk_ms * sample_rate_hz / 1000, 2**31)))
 
 
 def rounds(recordings: Sequence[Recording], step: int, *, end: bool) -> Iterator[Round]:

@@ -15,7 +15,8 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, err, examples, out, say_error, say_warning
-from pipeline.cli.values import Columns, Given, Rate, read_columns, read_given
+from pipeline.cli.plain import counted
+from pipeline.cli.values import Columns, Given, Rate, finite, read_columns, read_given
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -74,10 +75,11 @@ def push(
     pace: Annotated[
         Pace, typer.Option(help="realtime: all files at once, each as long as it lasts. fast: as fast as possible.")
     ] = Pace.FAST,
-    chunk_ms: Annotated[float, typer.Option(min=0.01, help="Length of a chunk.")] = 100.0,
+    chunk_ms: Annotated[float, typer.Option(min=0.01, callback=finite, help="Length of a chunk.")] = 100.0,
     end: Annotated[bool, typer.Option("--end/--no-end", help="Whether a stream ends with its file.")] = True,
     speed: Annotated[
-        float | None, typer.Option(min=1e-6, help="With realtime: so many times as fast.", show_default="1")
+        float | None,
+        typer.Option(min=1e-6, callback=finite, help="With realtime: so many times as fast.", show_default="1"),
     ] = None,
     rate: Rate = None,
     channels: Annotated[
@@ -237,7 +239,7 @@ def _push_files(
     _close(producer, as_json)
     if not as_json:
         out.print(
-            f"pushed {pushed} recording{'s' * (pushed != 1)}, {seconds:.1f} s of signal, to topic "
+            f"pushed {counted(pushed, 'recording')}, {seconds:.1f} s of signal, to topic "
             f"{producer.topic!r} in {time.monotonic() - began_s:.1f} s",
             highlight=False,
         )
@@ -318,7 +320,7 @@ def _close(producer: Producer, as_json: bool) -> None:
     if as_json:
         emit({"topic": producer.topic, "pushed": producer.counts["pushed"], "dropped": chunks, "dropped_ends": ends})
     else:
-        untold = f"; {ends} streams have no end" if ends else ""
+        untold = f"; {counted(ends, 'stream')} {'has' if ends == 1 else 'have'} no end" if ends else ""
         say_warning(f"dropped {chunks} of {chunks + producer.counts['pushed']} chunks: workers lag behind{untold}")
 
 

@@ -24,7 +24,7 @@ def reach(settings: Settings) -> str:
             check_server(client)
         except BrokerUnavailable as error:
             raise BrokerUnavailable(
-                f"no Redis answers at {shown(url)} ({error.__cause__ or error}). "
+                f"no Redis answers at {shown(url)} ({str(error.__cause__ or error).removesuffix('.')}). "
                 "Start `statebelt redis` in another terminal, or set REDIS_URL to a server that runs"
             ) from error
     return url

@@ -30,7 +30,9 @@ def redis(
     data: Annotated[
         Path | None, typer.Option(help="Where its data lives; made if absent.", show_default=".statebelt/redis")
     ] = None,
-    port: Annotated[int, typer.Option(help="Also listen on this port of 127.0.0.1; 0: only on its socket.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Also listen on this port of 127.0.0.1; 0: only on its socket.")
+    ] = 0,
     fsync: Annotated[Fsync, typer.Option(help="When writes reach the disk.")] = Fsync.EVERYSEC,
 ) -> None:
     """Run a real server (Valkey) of your own, in the foreground. Ctrl-C stops it; its data stays."""

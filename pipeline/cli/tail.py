@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.console import emit, examples, out, say_warning
+from pipeline.cli.console import emit, examples, out, say_error, say_warning
+from pipeline.cli.values import finite
 
 if TYPE_CHECKING:
+    from pipeline.broker.topic import Topic
     from pipeline.cli.wav import WavFile
     from pipeline.consumer import Consumer, Result
 
@@ -34,9 +36,14 @@ def tail(
         str | None, typer.Option(help="Only this stream.", show_default="all streams of the topic")
     ] = None,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="From the oldest result kept.")] = False,
-    until_end: Annotated[bool, typer.Option("--until-end", help="Exit when the named stream has ended.")] = False,
+    until_end: Annotated[
+        bool,
+        typer.Option(
+            "--until-end", help="Exit when the named stream has ended; status 1 if --seconds are over before."
+        ),
+    ] = False,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="Exit after so long.", show_default="run until Ctrl-C")
+        float | None, typer.Option(min=0, callback=finite, help="Exit after so long.", show_default="run until Ctrl-C")
     ] = None,
     wav: Annotated[
         Path | None,
@@ -60,51 +67,92 @@ def tail(
         raise ConfigError("--wav writes the audio of one stream: name it with --stream")
     if until_end and stream is None:
         raise ConfigError("--until-end waits for the end of one stream: name it with --stream")
-    until_end = until_end or wav is not None
     given = load_settings(topic=topic, group=group, url=url)
+    address = reach(given)
     start: Literal["beginning", "now"] = "beginning" if from_beginning else "now"
     with (
-        Consumer(given.topic, given.group, url=reach(given), start=start, stream=stream) as consumer,
-        _audio_file(wav, consumer.topic.sample_rate_hz) as file,
+        Consumer(given.topic, given.group, url=address, start=start, stream=stream) as consumer,
+        _Audio(wav, consumer.topic.sample_rate_hz) as audio,
     ):
+        _tell_of_no_group(address, consumer.topic, given.group)
         deadline_s = None if seconds is None else time.monotonic() + seconds
         while deadline_s is None or time.monotonic() < deadline_s:
             for result in _read(consumer, 0.5 if deadline_s is None else min(0.5, deadline_s - time.monotonic())):
                 if as_json:
                     emit(as_record(result))
                 else:
-                    show(result, with_samples=file is None)
-                if file is not None:
-                    _write(file, result)
-                if until_end and result.end:
-                    if file is not None and not file.samples:
+                    show(result, with_samples=wav is None)
+                audio.take(result)
+                if result.end and (until_end or wav is not None):
+                    if wav is not None and not audio.samples:
                         raise ConfigError(
                             f"stream {result.stream!r} has ended and had no audio: it was empty, or the bundle of "
                             f"group {given.group!r} makes none (its head is not 'overlap_add')"
                         )
                     return
-
-
-@contextmanager
-def _audio_file(path: Path | None, rate_hz: float) -> Iterator[WavFile | None]:
-    from pipeline.cli.wav import WavFile
-
-    if path is None:
-        yield None
-        return
-    with WavFile(path, rate_hz) as file:
-        yield file
-
-
-def _write(file: WavFile, result: Result) -> None:
-    """A result's audio. Where the stream started afresh, its file has no gap: that is told."""
-    for note in result.notes:
-        say_warning(
-            f"{result.stream}: {note['kind']} at chunk {result.seq}: the stream started afresh; {file.path} goes on "
-            f"with it after {file.samples} samples"
+    if until_end or (wav is not None and not audio.samples):
+        what = "not ended" if until_end else "had no audio"
+        say_error(
+            f"stream {stream!r} has {what} within {seconds:g} s: give it more --seconds, or see `statebelt topics`"
         )
-    if result.samples is not None:
-        file.write(result.samples)
+        raise typer.Exit(1)
+
+
+def _tell_of_no_group(url: str, topic: Topic, group: str) -> None:
+    """A name that nobody works under may be a mistake, or that of a worker to come: tell, and wait all the same."""
+    from pipeline.broker.connection import connect
+    from pipeline.cli.office import no_group
+    from pipeline.errors import BrokerUnavailable, ConfigError
+
+    # A user who may read results and nothing else may not ask; a server that went away is waited for elsewhere.
+    with suppress(BrokerUnavailable, ConfigError), closing(connect(url)) as client:
+        if (missing := no_group(client, topic.name, topic.partitions, group)) is not None:
+            say_warning(f"{missing}. Waiting for a worker of it; if the name is another, give it as --group")
+
+
+class _Audio:
+    """The named stream's audio, if a file is named. It is begun with the first samples: until then, what lies there
+    stays.
+
+    Attributes:
+        samples: written so far.
+    Raises:
+        ConfigError: it cannot be written, or not as WAV.
+    """
+
+    def __init__(self, path: Path | None, rate_hz: float) -> None:
+        from pipeline.cli.wav import check_place
+
+        if path is not None:
+            check_place(path, rate_hz)
+        self._path, self._rate_hz = path, rate_hz
+        self._file: WavFile | None = None
+        self.samples = 0
+
+    def take(self, result: Result) -> None:
+        """A result's audio. Where the stream started afresh, its file has no gap: that is told."""
+        from pipeline.cli.wav import WavFile
+
+        if self._path is None:
+            return
+        for note in result.notes:
+            say_warning(
+                f"{result.stream}: {note['kind']} at chunk {result.seq}: the stream started afresh; {self._path} goes "
+                f"on with it after {self.samples} samples"
+            )
+        if result.samples is not None and len(result.samples):
+            self._file = self._file or WavFile(self._path, self._rate_hz)
+            self._file.write(result.samples)
+            self.samples = self._file.samples
+
+    def __enter__(self) -> _Audio:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _read(consumer: Consumer, timeout_s: float) -> list[Result]:

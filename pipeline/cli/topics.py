@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import options
 from pipeline.cli.console import examples, out, say_warning
-from pipeline.cli.plain import duration, emit_escaped, printable
+from pipeline.cli.plain import counted, duration, emit_escaped, printable
 
 if TYPE_CHECKING:
     from pipeline.broker.admin import GroupStatus, PartitionStatus, TopicStatus
@@ -86,11 +86,14 @@ def warnings(status: TopicStatus, retention_ms: int) -> list[str]:
 
 def _where(topic: str, of: Sequence[tuple[int, GroupStatus]]) -> str:
     lags = [group.lag for _, group in of]
-    lag = "an unknown number of" if None in lags else f"{sum(lag or 0 for lag in lags):,}"
+    known = sum(lag or 0 for lag in lags)
+    waiting = f"{counted(known, 'chunk')} wait{'s' * (known == 1)}"
+    if None in lags:
+        waiting = "an unknown number of chunks wait"
     numbers = [str(partition) for partition, _ in of]
     shown = ", ".join(numbers[:8]) + f" and {len(numbers) - 8} more" * (len(numbers) > 8)
     oldest = max((group.unread_ms or 0 for _, group in of), default=0)
-    return f"partition{'s' * (len(of) > 1)} {shown} of {topic!r}: {lag} chunks wait, the oldest for {duration(oldest)}"
+    return f"partition{'s' * (len(of) > 1)} {shown} of {topic!r}: {waiting}, the oldest for {duration(oldest)}"
 
 
 def as_record(status: TopicStatus, retention_ms: int) -> dict[str, object]:

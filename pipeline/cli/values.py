@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,17 @@ Given = Annotated[
     Path | None,
     typer.Option(help="A .npy file of float32: what each stream is given before its samples (a speaker's embedding)."),
 ]
+
+
+def finite(value: float | None) -> float | None:
+    """A flag's number as it is. Raises BadParameter for `inf` and `nan`, which Python reads as numbers.
+
+    >>> finite(0.5)
+    0.5
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not finite: give a number")
+    return value
 
 
 def _rate(text: str) -> float:

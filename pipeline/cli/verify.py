@@ -11,7 +11,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, err, examples, out, say_warning
-from pipeline.cli.values import Columns, read_columns
+from pipeline.cli.values import Columns, finite, read_columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,10 +34,16 @@ def verify(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="The largest difference of a score allowed.", show_default="as the manifest states"),
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="The largest difference of a score allowed.",
+            show_default="as the manifest states",
+        ),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="Length of a stream.", show_default="some hundred frames")
+        float | None,
+        typer.Option(min=0, callback=finite, help="Length of a stream.", show_default="some hundred frames"),
     ] = None,
     streams: Annotated[int, typer.Option(min=2, max=1024, help="How many share batches.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of signals, cuts and company.")] = 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import wave
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pipeline.cli.outfile import identity
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,9 +28,8 @@ class WavFile:
     """
 
     def __init__(self, path: Path, rate_hz: float) -> None:
+        check_place(path, rate_hz)
         self.path = path
-        if rate_hz != int(rate_hz):
-            raise ConfigError(f"--wav: a WAV file has a whole number of samples a second, not {rate_hz}")
         self.samples = 0
         try:
             self._file = path.open("wb")
@@ -81,15 +83,34 @@ class WavFile:
                 file.close()
 
 
-def places(wav: Path, asked: Sequence[Path], recordings: Sequence[Path]) -> list[Path]:
+def check_place(path: Path, rate_hz: float) -> None:
+    """Raises ConfigError for what can be known before there is any audio, which may be hours of it."""
+    if path.suffix.lower() not in ("", ".wav", ".wave"):
+        raise ConfigError(f"--wav {path}: what is written is WAV, not {path.suffix}: name the file .wav")
+    if rate_hz != int(rate_hz):
+        raise ConfigError(f"--wav: a WAV file has a whole number of samples a second, not {rate_hz}")
+    why = None
+    try:
+        os.stat(os.path.join(path.parent, "."))  # the dot: it is there, and a folder
+    except OSError as error:
+        why = error.strerror
+    if os.path.isdir(path):
+        why = os.strerror(errno.EISDIR)
+    elif why is None and not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+        why = os.strerror(errno.EACCES)
+    if why is not None:
+        raise ConfigError(f"--wav {path}: cannot be written: {why}")
+
+
+def places(wav: Path, asked: Sequence[Path], recordings: Sequence[Path], rate_hz: float) -> list[Path]:
     """Where the audio of each recording goes: one file in, one file out; several, or a folder, into a folder.
 
     Raises:
-        ConfigError: there cannot be such a folder, or a recording would be overwritten.
+        ConfigError: there cannot be such a file or folder, or a recording would be overwritten.
     """
     from pipeline.cli.playback import stream_names
 
-    if len(asked) == 1 and not asked[0].is_dir() and not wav.is_dir():
+    if len(asked) == 1 and not os.path.isdir(asked[0]) and not os.path.isdir(wav):
         found = [wav]
     else:
         try:
@@ -100,9 +121,11 @@ def places(wav: Path, asked: Sequence[Path], recordings: Sequence[Path]) -> list
                 f"({error.strerror})"
             ) from None
         found = [wav / f"{name.replace('/', '-').lstrip('-')}.wav" for name in stream_names(recordings)]
-    taken = {path.resolve() for path in recordings}
     for path in found:
-        if path.resolve() in taken:
+        check_place(path, rate_hz)
+    taken = {identity(path) for path in recordings}
+    for path in found:
+        if identity(path) in taken:
             raise ConfigError(f"--wav {wav}: would overwrite the recording {path}; name another place")
-        taken.add(path.resolve())
+        taken.add(identity(path))
     return found

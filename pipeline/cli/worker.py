@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import err, examples, out
+from pipeline.cli.plain import counted
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -154,8 +155,10 @@ def _check(given: Settings, live: bool) -> int:
     if not faults:
         owned = sum(s.owned for s in found)
         word = "alive" if live else "ready"
-        workers = f"{len(found)} worker{'s' * (len(found) != 1)} own{'s' * (len(found) == 1)}"
-        out.print(f"{word}: {workers} {owned} partition{'s' * (owned != 1)}", highlight=False)
+        out.print(
+            f"{word}: {counted(len(found), 'worker')} own{'s' * (len(found) == 1)} {counted(owned, 'partition')}",
+            highlight=False,
+        )
     return 1 if faults else 0
 
 

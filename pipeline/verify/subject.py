@@ -18,6 +18,7 @@ from pipeline.manifest import InputSpec
 FRAMES = 300
 """Frames of a stream, unless asked for otherwise: a few seconds of work for a model of a million weights."""
 
+_MOST_SAMPLES = 10**8  # of a stream
 _FEWEST_BLOCKS = 24  # that a stream has in any case
 _CROWD_BLOCKS = 40  # of each stream, at most, where there are many
 _ALONE = 3  # streams that are cut in every way
@@ -60,7 +61,13 @@ class Subject:
         if self._recording is not None:
             wanted = min(len(self._recording), wanted)
         if seconds is not None:
-            wanted = round(seconds * bundle.manifest.input.sample_rate_hz)
+            rate_hz = bundle.manifest.input.sample_rate_hz
+            if not 0 <= seconds * rate_hz <= _MOST_SAMPLES:
+                raise ConfigError(
+                    f"streams of {seconds:g} s: expected 0 to {_MOST_SAMPLES / rate_hz:g} s, which are "
+                    f"{_MOST_SAMPLES:,} samples: some are held in memory at once"
+                )
+            wanted = round(seconds * rate_hz)
         length = max(_FEWEST_BLOCKS, wanted // self.block) * self.block
         self.signals = [self._signal(i, length) for i in range(_ALONE)]
         self.crowd = [self._signal(i, min(length, _CROWD_BLOCKS * self.block)) for i in range(streams)]

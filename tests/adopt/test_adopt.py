@@ -272,10 +272,22 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     path, recipe = tmp_path / "m.onnx", tmp_path / "mine.toml"
     path.write_bytes(gru())
     recipe.write_text('task = "mine"\n[input]\nsample_rate_hz = 25\n[head]\nkind = "segments"\ncolumn = 2\n')
-    statebelt("adopt", path, "-o", tmp_path / "b.onnx", "--recipe", recipe, "--rate", 50)
+    statebelt("adopt", path, "-o", tmp_path / "b.onnx", "--recipe", recipe, "--rate", 25, "--licence", "MIT")
     manifest = load(tmp_path / "b.onnx").manifest
-    assert (manifest.task, manifest.input.sample_rate_hz, manifest.head.kind) == ("mine", 50.0, "segments")
+    assert (manifest.task, manifest.input.sample_rate_hz, manifest.head.kind) == ("mine", 25.0, "segments")
     assert isinstance(manifest.frontend, IdentityFrontend)
+
+
+@pytest.mark.parametrize(("recipe", "rate"), [("silero-vad", "16000"), ("dtln", "16000"), ("mine.toml", "25")])
+def test_a_rate_that_is_not_the_recipes(tmp_path: Path, recipe: str, rate: str) -> None:
+    """Its constants and windows are of its own rate: the bundle would run, and hear something else."""
+    (tmp_path / "m.onnx").write_bytes(gru())
+    (tmp_path / "mine.toml").write_text("[input]\nsample_rate_hz = 25\n")
+    known = tmp_path / recipe if recipe.endswith(".toml") else recipe
+    adopted = ("adopt", tmp_path / "m.onnx", "-o", tmp_path / "b.onnx", "--recipe", known)
+    _, err = statebelt(*adopted, "--rate", 8000, code=2)
+    assert f"--rate 8000: recipe '{known}' is for {rate} Hz" in " ".join(err.split())
+    assert not (tmp_path / "b.onnx").exists()
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -326,6 +338,9 @@ def broken(name: str) -> bytes:
         ("unknown domain", (), "an operator of the domain 'my.own'"),
         ("fine", ("--state", "h=nobody"), "no output 'nobody' in the graph; it has"),
         ("fine", ("--axes", "BT"), "axes"),
+        ("fine", ("--axes", "XYZ"), "the axes 'XYZ' of input x float32 [B, T, 6]: expected a letter for each, of B"),
+        ("fine", ("--axes", "BTT"), "the axes 'BTT' of input"),
+        ("fine", ("--axes", "B1T"), "the axes 'B1T' of input"),
         ("fine", ("--head", "thoughts"), "head"),
         ("fine", ("--labels", "a,b"), "2 labels for a model of 3 classes"),
         ("fine", ("--head", "overlap_add"), "overlap_add takes a window frontend"),
@@ -349,7 +364,8 @@ def test_the_rate_is_asked_for(tmp_path: Path) -> None:
     _, err = statebelt("adopt", "-o", tmp_path / "b.onnx", code=2)
     assert "no model: give the .onnx file" in err
     _, err = statebelt("adopt", tmp_path / "absent.onnx", "-o", tmp_path / "b.onnx", code=2)
-    assert "no bundle at" in err or "no model at" in err
+    assert "no model at" in err
+    assert "shipped name" not in err
 
 
 @pytest.mark.parametrize("size", [500_000_000, MAX_BUNDLE_BYTES + 1])
@@ -381,7 +397,11 @@ def test_a_model_of_500_mb(tmp_path: Path) -> None:
 
 def test_a_recipe_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    for text, words in (("x = [", "cannot be read"), ("[models]\n", "no part of a recipe")):
+    for text, words in (
+        ("x = [", "cannot be read"),
+        ("[models]\n", "no part of a recipe"),
+        ("input = 16000\n", r"input: expected a table: \[input\]"),
+    ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=words):
             read_recipe(path)

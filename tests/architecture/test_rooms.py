@@ -30,7 +30,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"recordings"},
     {"settings", "audio", "sensor", "logs", "broker", "share", "status"},
     {"manifest", "csvfile"},
-    {"component", "onnxfile"},
+    {"component", "onnxfile", "regular"},
     {"errors"},
 ]
 SIDEWAYS = {  # exceptions, each with its reason

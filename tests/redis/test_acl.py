@@ -28,6 +28,7 @@ from pipeline.errors import ConfigError
 from pipeline.producer import Producer
 from tests import zoo
 from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
+from tests.unit.test_cli import statebelt
 
 from .helpers import LEASE_MS, everything, ids_of, push
 
@@ -115,6 +116,11 @@ def test_each_does_its_work(root: redis.Redis, login: Login, suffix: str) -> Non
         now.open()
     # Nothing else was tried and refused: a worker asks for the fsync policy, and does without.
     assert {entry["object"] for entry in root.acl_log()} <= {b"config|get", "config|get"}
+
+
+def test_a_reader_may_tail_though_not_ask_who_works(login: Login) -> None:
+    make_producer(login("producer"), zoo.bundle("sensor"), TOPIC).close()
+    assert statebelt("tail", "--topic", TOPIC, "--seconds", 0.1, "--url", login("reader")) == ("", "")
 
 
 def test_a_worker_creates_the_topic(root: redis.Redis, login: Login) -> None:

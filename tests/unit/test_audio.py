@@ -152,7 +152,8 @@ def unreadable(path: Path, words: str, spec: InputSpec = PCM) -> None:
 class TestUnreadable:
     def test_missing(self, tmp_path: Path) -> None:
         unreadable(tmp_path / "x.wav", "no such file")
-        unreadable(tmp_path, "no such file")
+        unreadable(tmp_path / ("x" * 300), "cannot be read: File name too long")
+        unreadable(tmp_path, "not a file, but a folder")
 
     @pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\xff\xff\xff\xffWAVE", bytes(1000), b"# text\n" * 50])
     @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "xyz"])

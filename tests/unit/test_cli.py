@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -140,6 +142,39 @@ class TestRun:
                 expected = run(bundle, audio.read(Path(name), bundle.manifest.input)).scores
                 assert scores[str(Path(name))].tobytes() == expected.tobytes()
 
+    @pytest.mark.parametrize("link", ["itself", "symbolic", "hard"])
+    @pytest.mark.parametrize("read", ["recording", "bundle", "values of --given"])
+    def test_scores_overwrite_nothing_that_is_read(
+        self, tmp_path: Path, audio_bundle: Path, link: str, read: str
+    ) -> None:
+        np.save(tmp_path / "v.npy", np.zeros(3, np.float32))
+        path = recording(tmp_path / "a.wav", 0.2)
+        victim = {"recording": path, "bundle": audio_bundle, "values of --given": tmp_path / "v.npy"}[read]
+        before, scores = victim.read_bytes(), victim if link == "itself" else tmp_path / "other"
+        if link == "symbolic":
+            scores.symlink_to(victim)
+        elif link == "hard":
+            scores.hardlink_to(victim)
+        _, err = statebelt("run", audio_bundle, path, "--scores", scores, "--given", tmp_path / "v.npy", code=2)
+        assert f"would overwrite the {read} {victim}; name another place" in err
+        assert victim.read_bytes() == before
+
+    def test_older_scores_stay_until_there_are_new_ones(self, tmp_path: Path, audio_bundle: Path) -> None:
+        path, keep = recording(tmp_path / "a.wav", 0.2), tmp_path / "keep.npz"
+        (tmp_path / "link.npz").symlink_to(keep)
+        keep.write_bytes(b"last week's")
+        keep.chmod(0o600)
+        before = set(tmp_path.iterdir())
+        statebelt("run", audio_bundle, tmp_path / "absent.wav", "--scores", keep, code=2)
+        assert keep.read_bytes() == b"last week's"
+        statebelt("run", audio_bundle, tmp_path / "absent.wav", "--scores", tmp_path / "none.npz", code=2)
+        assert set(tmp_path.iterdir()) == before
+        statebelt("run", audio_bundle, tmp_path / "absent.wav", path, "--scores", tmp_path / "link.npz", code=2)
+        with np.load(keep) as scores:
+            assert list(scores) == [str(path)]
+        assert keep.stat().st_mode & 0o777 == 0o600
+        assert set(tmp_path.iterdir()) == before
+
     def test_the_shipped_bundle_hears_the_shipped_recording(self) -> None:
         out, _ = statebelt("run", "digits", SPOKEN, "--json")
         heard = [event["label"] for event in json.loads(out)["events"]]
@@ -160,6 +195,24 @@ class TestMistakes:
         assert "broken.wav: not a recording that libsndfile can read" in err
         assert "absent.wav: no such file" in err
 
+    def test_what_is_there_and_is_no_file(self, tmp_path: Path, audio_bundle: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.csv")
+        strange = ("/dev/null", tmp_path / "pipe.csv", tmp_path / ("x" * 300))
+        _, err = statebelt("run", audio_bundle, *strange, code=2)
+        for path, why in zip(
+            strange,
+            ("not a file, but a device", "not a file, but a FIFO", "cannot be read: File name too long"),
+            strict=True,
+        ):
+            assert f"error: {path}: {why}\n" in err
+
+    def test_names_steer_no_terminal(self, tmp_path: Path, audio_bundle: Path) -> None:
+        """Whoever sends files chooses their names."""
+        (tmp_path / "a\x1b[31m\x07.wav").write_bytes(b"")
+        _, err = statebelt("run", audio_bundle, tmp_path, code=2)
+        assert "a\\x1b[31m\\x07.wav: not a recording" in err
+        assert all(c.isprintable() or c == "\n" for c in err)
+
     def test_a_recording_with_nan(self, tmp_path: Path, audio_bundle: Path) -> None:
         path = tmp_path / "nan.wav"
         soundfile.write(path, np.array([0.0, np.nan, 0.1], np.float32), 16_000, subtype="FLOAT")
@@ -174,7 +227,7 @@ class TestMistakes:
     def test_wrong_channels(self, tmp_path: Path) -> None:
         (tmp_path / "sensor.onnx").write_bytes(zoo.sensor())
         _, err = statebelt("run", tmp_path / "sensor.onnx", recording(tmp_path / "mono.wav", 0.2), code=2)
-        assert "1 channels, expected 6" in err
+        assert "1 channel, expected 6" in err
 
     @pytest.mark.parametrize("command", [("run", "{}", "x.wav"), ("inspect", "{}")])
     @pytest.mark.parametrize(
@@ -185,8 +238,9 @@ class TestMistakes:
             (b"\x08\x07 garbage \xff" * 100, "no ONNX model"),
             (zoo.audio()[:-200], "no ONNX model"),
             ("foreign", "an ONNX model, but no bundle"),
+            ("foreign", "Make a bundle of it with `statebelt adopt`"),
         ],
-        ids=["absent", "empty", "garbage", "cut off", "foreign"],
+        ids=["absent", "empty", "garbage", "cut off", "foreign", "what to do"],
     )
     def test_a_bundle_that_is_none(
         self, tmp_path: Path, command: tuple[str, ...], content: bytes | str | None, message: str
@@ -207,6 +261,8 @@ class TestMistakes:
         path = recording(tmp_path / "a.wav", 0.2)
         _, err = statebelt("run", audio_bundle, path, "--scores", tmp_path / "no" / "s.npz", code=2)
         assert "cannot be written: No such file or directory" in err
+        _, err = statebelt("run", audio_bundle, path, "--scores", "/dev/full", code=2)
+        assert "--scores /dev/full: cannot be written: No space left on device" in err
 
     @pytest.mark.parametrize(
         "arguments",
@@ -223,6 +279,33 @@ class TestMistakes:
     def test_wrong_flags(self, arguments: str) -> None:
         _, err = statebelt(*arguments.split(), code=2)
         assert "Usage:" in err
+
+    @pytest.mark.parametrize("number", ["inf", "nan", "-inf"])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            f"run digits {SPOKEN} --chunk-ms",
+            f"push {SPOKEN} --chunk-ms",
+            "push - --pace realtime --speed",
+            "demo --chunk-ms",
+            "tail --seconds",
+            "verify digits --seconds",
+            "verify digits --tolerance",
+            "adopt m.onnx --rate",
+            "adopt m.onnx --tolerance",
+        ],
+    )
+    def test_numbers_that_are_none(self, arguments: str, number: str) -> None:
+        _, err = statebelt(*arguments.split(), number, code=2)
+        assert "is not finite" in err or "greater than" in err
+        assert "Usage:" in err
+
+    def test_lengths_beyond_all_bounds(self, tmp_path: Path, audio_bundle: Path) -> None:
+        """A chunk may well be longer than what there is; a stream that is made has to fit into memory."""
+        path = recording(tmp_path / "a.wav", 0.2)
+        assert statebelt("run", audio_bundle, path, "--chunk-ms", 1e308) == statebelt("run", audio_bundle, path)
+        _, err = statebelt("verify", audio_bundle, "--seconds", 1e308, code=2)
+        assert "streams of 1e+308 s: expected 0 to 6250 s" in err
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -248,6 +331,7 @@ class TestMistakes:
         _, err = statebelt(*arguments, *([] if "--url" in arguments else ["--url", url]), stdin=b"", code=1)
         assert f"no Redis answers at {url}" in err
         assert "Start `statebelt redis` in another terminal, or set REDIS_URL" in err
+        assert ".)" not in err
 
     def test_no_server_in_this_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -264,6 +348,37 @@ class TestMistakes:
         Path("statebelt.toml").write_text("colour = 1")
         _, err = statebelt("topics", code=2)
         assert "colour" in err
+
+
+class TestOutput:
+    """Of a process: what Python does when it exits is part of it."""
+
+    @staticmethod
+    def told(arguments: str, stdout: int | IO[bytes]) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pipeline.cli", *arguments.split()]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        return done.returncode, done.stderr
+
+    @pytest.mark.parametrize("buffered", [True, False])
+    @pytest.mark.parametrize(
+        "arguments", [f"run digits {SPOKEN}", f"run digits {SPOKEN} --json", "inspect digits", "--help"]
+    )
+    def test_a_full_disk(self, monkeypatch: pytest.MonkeyPatch, arguments: str, buffered: bool) -> None:
+        monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
+        with open("/dev/full", "wb") as full:
+            status, err = self.told(arguments, full)
+        assert (status, err) == (
+            1, "error: the output could not be written: No space left on device. What came of it is not whole\n"
+        )  # fmt: skip
+
+    def test_nobody_who_reads_it_is_no_error(self) -> None:
+        """`| head`: it ends without a word."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            assert self.told(f"run digits {SPOKEN} --json", writing) == (1, "")
+        finally:
+            os.close(writing)
 
 
 class TestInspect:

@@ -83,7 +83,7 @@ class TestList:
         (told,) = lines(dead("list", url, "--json")[0])
         assert 600_000 <= told.pop("age_ms") < 700_000  # type: ignore[operator]
         assert told == {
-            "letter": letter, "partition": 1, "id": letter[2:], "reason": "wrong_size", "stream": "call-1", "seq": 7,
+            "letter": letter, "partition": 1, "chunk": letter[2:], "reason": "wrong_size", "stream": "call-1", "seq": 7,
             "data_bytes": 3200, "cut": False,
         }  # fmt: skip
 
@@ -147,6 +147,8 @@ class TestShow:
         assert len(dead("show", url, letter, "--dump", 0)[0].splitlines()) == 1 + 5 + 1 + 32
         (told,) = lines(dead("show", url, letter, "--json")[0])
         assert base64.b64decode(str(told["data_base64"])) == data
+        assert (told["letter"], told["chunk"]) == (letter, "5-0")
+        assert "id" not in told
         assert told["fields"] == {
             "reason": "bad_seq", "message": "no good", "stream": "s", "seq": "7", "entry.colour": "red",
         }  # fmt: skip
@@ -159,6 +161,7 @@ class TestShow:
         for wrong in ("5-0", "1:5", "1:5-0-0", "x:5-0", "1:99999999999999999999-0", "1:-1-0", "\x1b[2J", "1:²-0"):
             _, err = dead("show", url, "--", wrong, code=2)
             assert "is no ID of a dead letter; expected one as 3:1700000000000-0" in err.replace("\n", " ")
+            assert "the first column of `statebelt dead list`, or `letter` in its JSON" in err.replace("\n", " ")
             assert harmless(err)
         assert "has partitions 0 to 3, not 9" in dead("show", url, "9:5-0", code=2)[1]
         assert "there is no dead letter 1:6-0" in dead("show", url, "1:6-0", code=2)[1]
@@ -302,9 +305,7 @@ class TestGroup:
         redis_client.set(Keys("audio", "digits", 3).row("s"), b"x")
         redis_client.set("sb:{audio/1/0}:digits:row:s", b"another topic's")
         _, err = self.drop(url, "digits", stdin=b"n\n", code=1)
-        asked = (
-            "Remove group 'digits' of topic 'audio': 0 results, the state of 1 streams, 1 dead letters, 0 chunks not"
-        )
+        asked = "Remove group 'digits' of topic 'audio': 0 results, the state of 1 stream, 1 dead letter, 0 chunks not"
         assert asked in err
         assert redis_client.exists(Keys("audio", "digits", 1).dead) == 1
         assert "removed group 'digits'" in self.drop(url, "digits", stdin=b"y\n")[0]

@@ -33,7 +33,7 @@ def test_drop_oldest_tells_what_was_dropped(
     monkeypatch.setattr("pipeline.cli.push._TIMEOUT_S", 0.1)
     out, err = statebelt(*push, "drop_oldest")
     assert "pushed 1 recording, 3.0 s of signal" in out
-    assert "dropped 10 of 30 chunks: workers lag behind; 1 streams have no end" in " ".join(err.split())
+    assert "dropped 10 of 30 chunks: workers lag behind; 1 stream has no end" in " ".join(err.split())
     assert redis_client.xlen(log_key("audio", 0)) == 20
     out, _ = statebelt(*push, "drop_oldest", "--json")
     told = [json.loads(line) for line in out.splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from pipeline.broker.connection import connect
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import log_key, partition_of
 from pipeline.broker.topic import describe
+from pipeline.errors import ConfigError
 from pipeline.offline import run
 from tests import zoo
 from tests.harness import WorkerProcess, make_producer, until, worker
@@ -259,6 +261,33 @@ class TestPushAndTail:
         _, err = statebelt("tail", "--topic", "calls", "--url", url, code=2)
         assert "there is no topic 'calls'" in err
 
+    def test_a_stream_that_does_not_end_in_time(self, url: str, tmp_path: Path) -> None:
+        """A script is to know: the exit status tells. Without --until-end, time is all that was asked for."""
+        path = recording(tmp_path / "x.wav", 0.3)
+        tail = ("tail", "--stream", "x", "--from-beginning", "--url", url)
+        with worker(url, zoo.bundle("audio")):
+            statebelt("push", path, "--rate", 16_000, "--no-end", "--url", url)
+            _, err = statebelt(*tail, "--until-end", "--seconds", 0.3, "--json", code=1)
+            assert "error: stream 'x' has not ended within 0.3 s" in err
+            assert statebelt(*tail, "--seconds", 0.1)[1] == ""
+            statebelt("push", path, "--resume", "--url", url)
+            assert statebelt(*tail, "--until-end", "--seconds", 30)[1] == ""
+
+    def test_a_group_that_nobody_works_under_is_told_once_and_waited_for(self, url: str, tmp_path: Path) -> None:
+        path = recording(tmp_path / "x.wav", 0.3)
+        tail = ("tail", "--from-beginning", "--json", "--url", url)
+        statebelt("push", path, "--rate", 16_000, "--url", url)
+        _, err = statebelt(*tail, "--seconds", 0.1)
+        assert err.startswith("warning: no group 'digits' works on topic 'audio'; there are: none yet. Waiting for")
+        with worker(url, zoo.bundle("audio"), group="digits"):
+            _, err = statebelt(*tail, "--seconds", 1.2, "--group", "digit")
+            assert err.count("no group 'digit' works on topic 'audio'; there are: digits.") == 1
+            assert statebelt(*tail, "--seconds", 0.1)[1] == ""
+            with started(*tail, "--group", "late") as process:
+                lines_until(process.stderr, "no group 'late'")
+                with worker(url, zoo.bundle("audio"), group="late"):
+                    assert results("\n".join(lines_until(process.stdout, '"end":true'))) == {"x": expected(path)}
+
     def test_ctrl_c_ends_tail_without_a_trace(self, url: str, tmp_path: Path) -> None:
         with worker(url, zoo.bundle("audio")):
             statebelt("push", recording(tmp_path / "x.wav", 0.5), "--rate", 16_000, "--url", url)
@@ -371,6 +400,27 @@ class TestServer:
                     assert client.incr("lives") == number + 1
                 process.send_signal(signal.SIGINT)
                 assert process.wait(20) == 0
+
+    @pytest.mark.parametrize(
+        ("data", "why"), [("file", "File exists"), ("file/x", "Not a directory"), ("x" * 300, "File name too long")]
+    )
+    def test_a_folder_that_cannot_be_one(self, tmp_path: Path, data: str, why: str) -> None:
+        (tmp_path / "file").write_bytes(b"a letter")
+        _, err = statebelt("redis", "--data", tmp_path / data, code=2)
+        assert f"{tmp_path / data} cannot hold a server's data ({why}" in err
+        assert (tmp_path / "file").read_bytes() == b"a letter"
+
+    def test_a_port_that_somebody_has_and_one_that_there_is_not(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            _, err = statebelt("redis", "--data", tmp_path, "--port", port, code=2)
+        assert err == (
+            f"error: port {port} of 127.0.0.1 cannot be had (another program listens there): choose another one\n"
+        )
+        for wrong in (99999, -1):
+            assert "Invalid value for '--port'" in statebelt("redis", "--data", tmp_path, "--port", wrong, code=2)[1]
+        with pytest.raises(ConfigError, match="port 99999: there are 1 to 65535"):
+            EmbeddedServer(tmp_path, port=99999).start()
 
     def test_a_folder_in_use(self, tmp_path: Path) -> None:
         with EmbeddedServer(tmp_path):

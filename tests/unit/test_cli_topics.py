@@ -103,6 +103,12 @@ def test_a_group_that_is_late(url: str, redis_client: redis.Redis, old: list[byt
     )
 
 
+def test_a_single_chunk_waits(url: str, redis_client: redis.Redis, old: list[bytes]) -> None:
+    read_up_to(redis_client, "digits", old[2], 3, stay=False)
+    redis_client.xgroup_setid(log_key("calls", 1), "digits", old[3], entries_read=4)
+    assert ": 1 chunk waits, the oldest for" in str(told(url)["warnings"])
+
+
 def test_what_is_late_is_the_settings_to_say(
     url: str, redis_client: redis.Redis, old: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,10 @@ class TestRun:
         _, err = statebelt("run", denoiser, given, "--wav", given, code=2)
         assert "would overwrite the recording" in err
         assert path.read_bytes() == before
+        (tmp_path / "link.wav").hardlink_to(path)
+        _, err = statebelt("run", denoiser, path, "--wav", tmp_path / "link.wav", code=2)
+        assert "would overwrite the recording" in err
+        assert path.read_bytes() == before
 
     def test_where_nothing_can_be_written(self, tmp_path: Path, denoiser: Path) -> None:
         path = noisy(tmp_path / "noisy.wav")
@@ -107,6 +111,13 @@ class TestRun:
         assert "cannot be written: No such file or directory" in err
         _, err = statebelt("run", denoiser, path, noisy(tmp_path / "b.wav"), "--wav", path, code=2)
         assert "goes into a folder, and this cannot be one" in err
+
+    @pytest.mark.parametrize("name", ["clean.mp3", "clean.FLAC"])
+    def test_another_format_is_not_written_under_its_name(self, tmp_path: Path, denoiser: Path, name: str) -> None:
+        path = noisy(tmp_path / "noisy.wav")
+        _, err = statebelt("run", denoiser, path, "--wav", tmp_path / name, code=2)
+        assert "name the file .wav" in err.replace("\n", " ")
+        assert not (tmp_path / name).exists()
 
 
 class TestWavFile:
@@ -198,11 +209,34 @@ class TestTail:
         bundle = zoo.bundle("vad")
         with worker(url, bundle), make_producer(url, bundle) as producer:
             producer.push("s", zoo.signal(bundle.manifest.input, 4000), end=True)
-            _, err = statebelt(
-                "tail", "--stream", "s", "--from-beginning", "--wav", tmp_path / "x.wav", "--url", url, code=2
-            )
-        assert "stream 's' has ended and had no audio" in err
-        assert "bundle of group 'digits' makes none" in err
+            kept = tmp_path / "x.wav"
+            kept.write_bytes(b"last week's")
+            _, err = statebelt("tail", "--stream", "s", "--from-beginning", "--wav", kept, "--url", url, code=2)
+            assert "stream 's' has ended and had no audio" in err
+            assert "bundle of group 'digits' makes none" in err
+            assert kept.read_bytes() == b"last week's"
+            _, err = statebelt("tail", "--stream", "t", "--seconds", 0.2, "--wav", kept, "--url", url, code=1)
+            assert "stream 't' has had no audio within 0.2 s" in err
+        assert kept.read_bytes() == b"last week's"
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("x.mp3", "name the file .wav"),
+            ("no/x.wav", "cannot be written: No such file or directory"),
+            ("file/x.wav", "cannot be written: Not a directory"),
+            ("folder", "cannot be written: Is a directory"),
+        ],
+    )
+    def test_what_cannot_be_is_told_before_there_is_audio(
+        self, url: str, tmp_path: Path, name: str, words: str
+    ) -> None:
+        """Nobody works here: it would wait for ever."""
+        make_producer(url, zoo.bundle("denoise")).close()
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+        _, err = statebelt("tail", "--stream", "s", "--seconds", 30, "--wav", tmp_path / name, "--url", url, code=2)
+        assert words in err.replace("\n", " ")
 
     def test_whose_audio(self, url: str, tmp_path: Path) -> None:
         _, err = statebelt("tail", "--wav", tmp_path / "x.wav", "--url", url, code=2)

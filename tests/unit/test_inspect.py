@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from training.observed import liveliest, observe, read_model
 from training.observed_plots import View, draw
 from training.unrolled import Unrolled
 
+ROOT = Path(__file__).parents[2]
 CELLS = ["rnn", "lstm", "lstm_coupled", "lstm_peephole", "gru", "bilstm", "cnn", "attention"]
 CHANNELS = 8
 
@@ -229,3 +231,12 @@ def _app() -> object:
     app = typer.Typer()
     app.command()(inspect.main)
     return app
+
+
+def test_a_missing_file_is_told_before_anything_is_installed(tmp_path: Path) -> None:
+    make = ["make", "-n", "inspect", f"VENV={tmp_path / 'none'}"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "say which recording: make inspect FILE=me.wav" in done.stderr
+    done = subprocess.run([*make, "FILE=me.wav"], cwd=ROOT, capture_output=True, text=True)
+    assert 'training.inspect "me.wav"' in done.stdout

@@ -115,6 +115,26 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     assert "this is none" in refusal(tmp_path / "x.wav", columns=("a",))
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("\x1b[2J,b\x00\u202e\n1,2\n", ("c",)),
+        ("\x1b[2J,b\x00\u202e,c\n1,2,3\n", None),
+        ("\x1b[2J,b\x00\u202e\n", None),
+        ("a,b\x1b\x00\u202e\n1,\n", None),
+        ("a,b\n1,\x1b\x00\u202e\n", None),
+    ],
+)
+def test_what_a_file_says_steers_no_terminal(tmp_path: Path, text: str, columns: tuple[str, ...] | None) -> None:
+    said = refusal(write(tmp_path / "x.csv", text), columns=columns)
+    assert said.isprintable()
+    assert "\\x1b" in said
+
+
+def test_a_name_without_end_is_shown_in_part(tmp_path: Path) -> None:
+    assert len(refusal(write(tmp_path / "x.csv", f"{'a' * 9999},b,c\n1,2,3\n"))) < 400
+
+
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00a")
     assert "cannot be read as CSV" in refusal(tmp_path / "x.csv")

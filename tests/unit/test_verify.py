@@ -510,7 +510,7 @@ class TestCommand:
 
     def test_mistakes(self, tmp_path: Path, inexact: Path) -> None:
         _, err = statebelt("verify", inexact, recording(tmp_path / "a.wav", 0.5), code=2)
-        assert "1 channels, expected 3" in err
+        assert "1 channel, expected 3" in err
         _, err = statebelt("verify", inexact, tmp_path / "none.wav", code=2)
         assert "no such file" in err
         statebelt("verify", inexact, "--streams", 1, code=2)

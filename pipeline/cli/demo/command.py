@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error
+from pipeline.cli.values import finite
 
 if TYPE_CHECKING:
     from pipeline.batcher import Event
@@ -37,7 +38,7 @@ def demo(
         typer.Argument(metavar="INPUT", help="Recordings, or folders of them.", show_default="digits.flac"),
     ] = None,
     bundle: Annotated[str, typer.Option(help="A bundle's path, or the name of a shipped one.")] = "digits",
-    chunk_ms: Annotated[float, typer.Option(min=1, help="Length of a chunk.")] = 100.0,
+    chunk_ms: Annotated[float, typer.Option(min=1, callback=finite, help="Length of a chunk.")] = 100.0,
     url: Annotated[
         str | None, typer.Option(help="Use this Redis, and leave it as it was.", show_default="a server of its own")
     ] = None,
