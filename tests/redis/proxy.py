@@ -104,6 +104,10 @@ class Proxy:
         """Reset every connection."""
         self._wake.send(b"c")
 
+    def lead_to(self, target: str) -> None:
+        """New connections go to the server at this socket; those that are there stay. As when a name changes."""
+        self._target = target
+
     # -- the thread
 
     def _run(self) -> None:
