@@ -292,6 +292,11 @@ def check_server(client: redis.Redis) -> str:
     return f"Redis {version}"
 
 
+def no_key(reply: Any) -> bool:
+    """Is this what XINFO answers for a key that is not there: a log that nobody has written to, or that is gone?"""
+    return isinstance(reply, redis.ResponseError) and "no such key" in str(reply)
+
+
 def raise_first(replies: list[Any]) -> list[Any]:
     """Return the replies of a pipeline unless one is an error: then raise it, translated."""
     for reply in replies:
