@@ -3,7 +3,8 @@
 A chunk has its place in its stream when it is pushed; its seq follows once the server has said where the stream's life
 begins. So what is dropped leaves a gap in the numbers, and the worker reports it. Two things are kept so that this
 holds at both ends of a life: a beginning that was dropped is sent without its samples, before the gap; and an end is
-not dropped with its samples (but for a queue of nothing else).
+not dropped with its samples (but for a queue of nothing else). A chunk that may be stored, because the reply was lost,
+waits as it is until that is known: an end with a second number would be a second end.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class _Waits:
     index: int
     data: bytes
     end: bool
+    unsure: bool = False  # it was sent, and nobody knows what became of it
 
 
 _Sent = tuple[_Waits, Pushed]
@@ -108,13 +110,19 @@ class Waiting:
                 return
             # Its end stays, one number further: so that there is a gap where its samples were.
             waits.data, waits.index = b"", waits.index + 1
-        waits = self._queue.popitem(last=False)[1]  # nothing is left but ends and what was given
+        waits = self._queue.popitem(last=False)[1]  # nothing is left but ends, what was given and what may be stored
         waits.life.headless |= waits.index == 0
-        self._counts["dropped_ends" if waits.end else "dropped"] += 1
+        self._count_dropped(waits)
         if waits.end:
             self._endless[waits.life.stream] = None
             if len(self._endless) > self._max_streams + self._most:
                 self._endless.popitem(last=False)
+
+    def _count_dropped(self, waits: _Waits) -> None:
+        if waits.data or not waits.end:
+            self._counts["dropped"] += 1
+        if waits.end:
+            self._counts["dropped_ends"] += 1
 
     def take(self, full: Collection[int], partitions: int) -> list[_Waits]:
         """The oldest chunks go on their way: in order, one life a stream, none of the partitions in `full`."""
@@ -133,13 +141,13 @@ class Waiting:
             return list(self._out)
 
     def give_back(self, batch: Iterable[_Waits]) -> None:
-        """These are certainly not stored: they wait again, first in the queue, and may be dropped."""
+        """These wait again, first in the queue. Those that are certainly not stored may be dropped."""
         with self._lock:
             back = sorted(batch, key=lambda waits: waits.ticket, reverse=True)
             for waits in back:
                 self._queue[waits.ticket] = waits
                 self._queue.move_to_end(waits.ticket, last=False)
-                if not isinstance(waits.data, Given):
+                if not isinstance(waits.data, Given) and not waits.unsure:
                     self._droppable[waits.ticket] = None
                     self._droppable.move_to_end(waits.ticket, last=False)
             self._sent(back)
@@ -165,10 +173,7 @@ class Waiting:
         """Drop everything, counted: nobody is going to send it."""
         with self._lock:
             for waits in [*self._out, *self._queue.values()]:
-                if waits.data or not waits.end:
-                    self._counts["dropped"] += 1
-                if waits.end:
-                    self._counts["dropped_ends"] += 1
+                self._count_dropped(waits)
             self._queue.clear()
             self._droppable.clear()
             self._out.clear()
@@ -223,7 +228,10 @@ class Waiting:
                 again: list[_Sent] = []
                 self.trouble, self._at_once = None, min(_BATCH, 2 * self._at_once)
             except (AppendFull, AppendFenced, AppendFailed) as error:
-                failed = sorted({*error.refused, *(error.unknown if isinstance(error, AppendFailed) else ())})
+                unknown = error.unknown if isinstance(error, AppendFailed) else []
+                for i in unknown:
+                    now[i][0].unsure = True
+                failed = sorted({*error.refused, *unknown})
                 again = [now[i] for i in failed]
                 self._settle(now, [*again, *left])
                 if isinstance(error, AppendFenced):
@@ -240,6 +248,10 @@ class Waiting:
                 self._counts["resent"] += len(again)
                 left = [*again, *left]
                 yield _PAUSE_S
+            except BaseException:  # what ends the sending for good tells nothing of what was sent
+                for waits, _ in now:
+                    waits.unsure = True
+                raise
             else:
                 self._settle(now, left)
 

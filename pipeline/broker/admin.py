@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.dead import DeadLetter as DeadLetter
 from pipeline.broker.dead import dead_letters as dead_letters
 from pipeline.broker.dead import drop_dead as drop_dead
@@ -104,7 +104,7 @@ def _partition(client: redis.Redis, topic: str, partition: int, streams: Counter
             pipe.xinfo_groups(log)
             chunks, infos = pipe.execute(raise_on_error=False)
             raise_first([chunks])
-        if isinstance(infos, redis.ResponseError) and "no such key" in str(infos):
+        if no_key(infos):
             return PartitionStatus(partition, 0, 0, ())
         raise_first([infos])
         deployed = [info for info in infos if not is_rows_group(info["name"])]

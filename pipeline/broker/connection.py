@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from pipeline.broker.failover import code_of, watch
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Client = redis.Redis
@@ -82,7 +83,7 @@ def translated(error: Exception) -> Exception:
     refused = _tls_refusal(error)
     if refused is not None:
         return ConfigError(f"no safe connection to Redis: {refused} ({text})")
-    code = getattr(error, "status_code", None) or text.split(" ", 1)[0]
+    code = code_of(error)
     if isinstance(error, _ACCESS):
         return ConfigError(f"Redis refuses this user: {text}. Check user and password in the URL, and the user's ACL.")
     if code in _WAIT_AND_RETRY:
@@ -207,6 +208,7 @@ def connect(url: str, timeout_s: float = TIMEOUT_S) -> redis.Redis:
     try:
         client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         _check(client.connection_pool)
+        watch(client.connection_pool)
     except _UNUSABLE as error:
         raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
     client.set_response_callback("XREAD", _raw)
@@ -223,6 +225,7 @@ def connect_async(url: str, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis
     try:
         client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0), **options)
         _check(client.connection_pool)
+        watch(client.connection_pool)
     except _UNUSABLE as error:
         raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
     client.set_response_callback("XREAD", _raw)
@@ -250,6 +253,10 @@ def round_trip(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[A
             except redis.ResponseError as error:
                 replies.append(error)
         return replies
+    except BaseException:
+        # Ctrl-C, say: replies that were not read would pass for those of the next commands.
+        connection.disconnect()  # type: ignore[no-untyped-call]
+        raise
     finally:
         pool.release(connection)
 
@@ -283,6 +290,11 @@ def check_server(client: redis.Redis) -> str:
     if "valkey_version" in about:
         return f"Valkey {about['valkey_version']}"
     return f"Redis {version}"
+
+
+def no_key(reply: Any) -> bool:
+    """Is this what XINFO answers for a key that is not there: a log that nobody has written to, or that is gone?"""
+    return isinstance(reply, redis.ResponseError) and "no such key" in str(reply)
 
 
 def raise_first(replies: list[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import redis
 
-from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.functions import call
 from pipeline.broker.keys import Keys
 
@@ -95,7 +95,7 @@ def _last_id(client: redis.Redis, dead: str) -> bytes | None:
     with translate(), client.pipeline(transaction=False) as pipe:
         pipe.xinfo_stream(dead)
         (info,) = pipe.execute(raise_on_error=False)
-    if isinstance(info, redis.ResponseError) and "no such key" in str(info):
+    if no_key(info):
         return None
     last: bytes = raise_first([info])[0]["last-generated-id"]
     return last

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.functions import Call, Command, Value, call_many
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Lease, fenced
@@ -201,6 +201,8 @@ def load_rows(client: redis.Redis, wanted: Mapping[Keys, Sequence[str]]) -> dict
 def lags(client: redis.Redis, of: Sequence[Keys]) -> list[int]:
     """Chunks that the group has still to read, for each partition; an upper bound where Redis cannot know.
 
+    None of a log that is gone: the server lost its data, and the owner finds out when it renews, or commits.
+
     Raises:
         BrokerUnavailable: no answer; call again.
     """
@@ -208,7 +210,8 @@ def lags(client: redis.Redis, of: Sequence[Keys]) -> list[int]:
         for keys in of:
             pipe.xinfo_groups(keys.log)
             pipe.xlen(keys.log)
-        replies = raise_first(pipe.execute(raise_on_error=False))
+        replies = pipe.execute(raise_on_error=False)
+    replies = raise_first([[] if no_key(reply) else reply for reply in replies])
     found = []
     for keys, groups, length in zip(of, replies[::2], replies[1::2], strict=True):
         lag = next((info["lag"] for info in groups if info["name"] == keys.group.encode()), None)

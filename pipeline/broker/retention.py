@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import redis
 
-from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.functions import call
 from pipeline.broker.keys import ROWS_SUFFIX, Keys, log_key
 
@@ -32,7 +32,7 @@ def groups_of(client: redis.Redis, log: str) -> list[bytes]:
     with translate(), client.pipeline(transaction=False) as pipe:
         pipe.xinfo_groups(log)
         (infos,) = pipe.execute(raise_on_error=False)
-    if isinstance(infos, redis.ResponseError) and "no such key" in str(infos):
+    if no_key(infos):
         return []
     return [info["name"] for info in raise_first([infos])[0]]
 

@@ -188,7 +188,8 @@ def test_a_failover_that_loses_rows_alone_is_noticed(tmp_path: Path, bundle_file
                 of_new.execute_command("REPLICAOF", "NO", "ONE")  # what the old one stores from here on is lost
                 assert not caught_up(of_new)
                 until(lambda: caught_up(of_old), "the worker to store its rows, in vain")
-                proxy.turn_to(str(new.socket_path))
+                proxy.lead_to(str(new.socket_path))
+                proxy.cut_all()
                 for batch in batches[half : half + 20]:
                     producer.push_many(batch)
                 until(lambda: entries(of_new, "out") == entries(of_new, "log"), "results of these")

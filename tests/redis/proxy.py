@@ -104,10 +104,9 @@ class Proxy:
         """Reset every connection."""
         self._wake.send(b"c")
 
-    def turn_to(self, target: str) -> None:
-        """From now on another server, as after a failover; every connection to the old one is reset."""
+    def lead_to(self, target: str) -> None:
+        """New connections go to the server at this socket; those that are there stay. As when a name changes."""
         self._target = target
-        self.cut_all()
 
     # -- the thread
 

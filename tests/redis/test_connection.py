@@ -12,7 +12,7 @@ import redis
 
 from pipeline.broker import functions
 from pipeline.broker.appender import Appender, AppendFailed, Pushed
-from pipeline.broker.connection import check_server, connect, connect_async, shown, translate, translated
+from pipeline.broker.connection import check_server, connect, connect_async, round_trip, shown, translate, translated
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import release, renew
 from pipeline.broker.partition import Commit, commit
@@ -56,6 +56,25 @@ def test_a_lost_reply_stores_once_asyncio(client: redis.Redis, proxy: Proxy) -> 
 
     asyncio.run(main())
     assert client.xlen("log") == 1
+
+
+def test_a_round_trip_that_was_interrupted_leaves_no_replies_behind(url: str) -> None:
+    """Ctrl-C between sending and reading: the next command would take the reply of another for its own."""
+    with connect(url) as client:
+        connection = client.connection_pool.get_connection()
+        client.connection_pool.release(connection)
+        send, armed = connection.send_packed_command, [True]
+
+        def interrupted(*args: Any) -> None:
+            send(*args)
+            if armed.pop():
+                raise KeyboardInterrupt
+
+        connection.send_packed_command = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            round_trip(client, [("WAIT", 1, 300), ("ECHO", "old")])  # replies that are not there yet
+        del connection.send_packed_command
+        assert round_trip(client, [("ECHO", "new")]) == [b"new"]
 
 
 @pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "redis://localhost:port", "redis://h/0?db=x"])

@@ -20,6 +20,7 @@ from tests import zoo
 from tests.harness import assert_exact, collect, cut_up, lively, random_cut, spoken, whole, worker
 
 from .producers import KINDS, Make, X, Y, effective, making, stored
+from .proxy import Proxy
 
 SENSOR = {"sample_rate_hz": 50, "channels": 6, "sample_type": "float32"}
 
@@ -118,6 +119,32 @@ def test_a_server_that_comes_back_gets_what_waited(make: Make, own: EmbeddedServ
     producer.flush(20)
     with redis.Redis.from_url(own.url) as client:
         assert effective(stored(client, "s")) == [X.tobytes(), Y.tobytes(), X.tobytes()]
+
+
+def test_an_end_whose_reply_was_lost_ends_its_stream_once(make: Make, own: EmbeddedServer, tmp_path: Path) -> None:
+    """Sent again it finds the partition full, and waits as the oldest: it is stored, under the number that it has."""
+    bundle = zoo.bundle("sensor")
+    x = zoo.signal(bundle.manifest.input, 40)
+    with Proxy(str(own.socket_path), str(tmp_path / "proxy.sock")) as proxy, redis.Redis.from_url(own.url) as client:
+        producer = make(**SENSOR, url=proxy.url, partitions=1, max_backlog=2, max_waiting=4)
+        producer.push("s", x[:20])
+        producer.flush()
+        proxy.lose_reply(b"sb_append")
+        producer.push("s", x[20:], end=True)
+        with pytest.raises(BacklogFull):
+            producer.flush(1)
+        for _ in range(6):
+            producer.push("t", x)
+        with worker(own.url, bundle), Consumer("audio", "digits", url=own.url, start="beginning") as consumer:
+            producer.flush()
+            producer.push("t", x, end=True)
+            producer.flush()
+            found = collect(consumer, ["s", "t"])
+        seqs = [seq for seq, _, _ in stored(client, "s", 1)]
+    assert len(set(seqs)) == 2
+    assert sum(result.end for result in found["s"]) == 1
+    assert spoken(found["s"]) == whole(bundle, x)
+    assert (producer.counts["dropped"], producer.counts["dropped_ends"]) == (3, 0)
 
 
 def test_close_sends_what_it_can_and_counts_the_rest(make: Make, redis_client: redis.Redis) -> None:

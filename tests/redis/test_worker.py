@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 
+from pipeline import status
 from pipeline.belt import RowLayout
 from pipeline.broker.connection import connect
 from pipeline.broker.keys import Keys, partition_of
+from pipeline.broker.partition import lags
 from pipeline.broker.reader import read
 from pipeline.consumer import Consumer
 from pipeline.errors import ConfigError
 from pipeline.settings import load_settings
 from pipeline.worker import Worker
 from tests import zoo
-from tests.harness import collect, cut_up, digits, every, lively, make_producer, random_cut, until, worker
+from tests.harness import assert_exact, collect, cut_up, digits, every, lively, make_producer, random_cut, until, worker
 
 PARTITIONS = range(4)
 
@@ -127,6 +131,28 @@ def test_logs_are_trimmed_behind_the_slowest_group(url: str, redis_client: redis
 def lag(client: redis.Redis, log: str, name: bytes) -> int:
     """Of a group; -1 while it does not exist."""
     return next((int(g["lag"]) for g in client.xinfo_groups(log) if g["name"] == name), -1)
+
+
+def test_a_server_that_lost_its_data_is_worked_on(url: str, redis_client: redis.Redis, tmp_path: Path) -> None:
+    """Its logs are gone, with their groups and leases: no reason to stop. What comes then is answered."""
+    bundle = zoo.bundle("sensor")
+    signals = lively(bundle, 6)
+    keys = [Keys("audio", "digits", p) for p in PARTITIONS]
+    with worker(url, bundle, lease_ms=5000, status_dir=str(tmp_path)):
+        until(lambda: redis_client.exists(*[each.lease for each in keys]) == 4, "leases")
+        redis_client.flushall()
+        lost_s = time.time()
+        assert lags(redis_client, keys) == [0, 0, 0, 0]
+        until(lambda: any(s.at_s > lost_s for s in status.read(tmp_path, "audio", "digits")), "a report")
+        until(lambda: redis_client.exists(*[each.lease for each in keys]) == 4, "the leases anew")
+        with (
+            make_producer(url, bundle) as producer,
+            Consumer("audio", "digits", url=url, start="beginning") as consumer,
+        ):
+            for batch in cut_up(bundle, signals, random_cut):
+                producer.push_many(batch)
+            found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
 
 
 def test_a_belt_too_small_for_one_read_is_refused(url: str) -> None:

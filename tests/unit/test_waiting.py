@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.broker.appender import Append, AppendFailed, AppendFenced, AppendFull, Given, Pushed
 from pipeline.broker.exchange import Exchange
 from pipeline.broker.stand import Begin, Begun, Terms
-from pipeline.errors import BacklogFull, BrokerUnavailable, Fenced, StatebeltError
+from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Fenced, StatebeltError
 from pipeline.waiting import Waiting, still_waiting
 
 TERMS = Terms("calls", 2)
@@ -182,6 +182,43 @@ def test_what_was_given_is_dropped_last_and_its_stream_then_begins_with_a_gap() 
     assert queue.counts == {"pushed": 3, "dropped": 1}
 
 
+@pytest.mark.parametrize("failure", ["reply lost", "raised"])
+def test_what_may_be_stored_waits_as_it_is(failure: str) -> None:
+    """An end that is stored, and gets a second number as the oldest of a full queue, would be a second end."""
+    queue, log = Queue(4), Log()
+    queue.push("s", b"0")
+    log.serve(queue)
+    queue.push("s", b"1", end=True)
+    if failure == "reply lost":
+        log.serve(queue, ["reply lost", "full"], turns=3)
+    else:  # what ended the sending for good
+        steps = queue.drain(TERMS, "me/0", lambda: False)
+        log.answer(next(steps), "ok")
+        with pytest.raises(ConfigError):
+            steps.throw(ConfigError("another partition holds no log"))
+    for _ in range(6):
+        queue.push("t", b"0")
+    assert queue.counts["dropped"] == 3
+    log.serve(queue)
+    assert log.of("s") == [(0, b"0", False), (1, b"1", True)]
+    assert [chunk.data for chunk in log.chunks if chunk.stream == "s"] == [b"0", b"1", b"1"]  # sent again as it was
+    assert queue.counts["dropped_ends"] == 0
+
+
+def test_a_queue_of_nothing_but_ends_and_what_may_be_stored_keeps_its_bound() -> None:
+    queue, log = Queue(4), Log()
+    for stream in "ab":
+        queue.push(stream, b"0", end=True)
+    log.serve(queue, ["ok", "reply lost", "full"], turns=4)
+    for stream in "cde":
+        queue.push(stream, b"", end=True)
+        assert len(queue) <= 4
+    assert queue.counts == {"resent": 2, "dropped": 1, "dropped_ends": 1}
+    log.serve(queue)
+    for stream in "abcde":
+        assert [end for _, _, end in log.of(stream)] == [True]
+
+
 def test_two_lives_of_a_name_do_not_share_a_call() -> None:
     """The second begins above the first, once that has ended."""
     queue, log = Queue(), Log()
@@ -201,9 +238,8 @@ def test_what_is_on_its_way_is_not_dropped_and_what_came_back_is() -> None:
     append = steps.send(log.answer(next(steps)))
     queue.push("s", b"2", b"3", b"4", b"5")
     assert queue.counts["dropped"] == 2
-    with pytest.raises(AppendFull) as full:
-        log.answer(append, "full")
-    steps.throw(full.value)
+    while isinstance(append, Append):
+        append = steps.throw(full_of(append))
     steps.close()
     queue.push("s", b"6")
     log.serve(queue)
@@ -362,6 +398,7 @@ def test_a_worker_can_always_tell_what_is_missing(acts: list[tuple], most: int, 
         for chunk in (chunk for chunk in log.chunks if chunk.stream == stream):
             if next_seq is not None and chunk.seq < next_seq:
                 continue  # sent again
+            assert not (ended and chunk.seq == next_seq), f"{chunk} after an end: a life that nobody began"
             if chunk.data:
                 found += 1
                 contiguous = ended or chunk.seq == next_seq

@@ -1,0 +1,173 @@
+"""A planned failover: the old primary lives on as a replica, and the name in the URL leads to the new one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from pipeline.broker.appender import Append, AppendFailed, Pushed
+from pipeline.broker.connection import connect, connect_async, round_trip, translate
+from pipeline.broker.embedded import EmbeddedServer
+from pipeline.broker.exchange import exchange
+from pipeline.broker.keys import Keys
+from pipeline.broker.partition import Commit, commit, commit_many
+from pipeline.broker.stand import Terms
+from pipeline.consumer import Consumer
+from pipeline.errors import BrokerUnavailable
+from tests import zoo
+from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
+
+from .helpers import grant, ids_of, push
+from .producers import KINDS, X, Y, effective, making, stored
+from .proxy import Proxy
+from .test_cluster import free_port
+
+
+@dataclass
+class Pair:
+    """Two servers, a primary and its replica, and a name that leads to one of them."""
+
+    servers: tuple[EmbeddedServer, EmbeddedServer]
+    ports: tuple[int, int]
+    clients: tuple[redis.Redis, redis.Redis]
+    proxy: Proxy
+
+    @property
+    def url(self) -> str:
+        return self.proxy.url
+
+    def fail_over(self, *, renamed: bool = True) -> None:
+        """The second becomes the primary, the first its replica, which keeps all its connections."""
+        one, two = self.clients
+        two.execute_command("REPLICAOF", "NO", "ONE")
+        one.execute_command("REPLICAOF", "127.0.0.1", self.ports[1])
+        until(lambda: in_step(one), "the old primary to follow the new one")
+        if renamed:
+            self.proxy.lead_to(str(self.servers[1].socket_path))
+
+
+def in_step(replica: redis.Redis) -> bool:
+    return bool(replica.info("replication").get("master_link_status") == "up")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    ports = free_port(), free_port()
+    fast = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
+    with ExitStack() as stack:
+        one, two = (
+            stack.enter_context(EmbeddedServer(tmp_path / name, fsync="always", port=port, settings=fast))
+            for name, port in zip(("one", "two"), ports, strict=True)
+        )
+        clients = stack.enter_context(connect(one.url)), stack.enter_context(connect(two.url))
+        clients[1].execute_command("REPLICAOF", "127.0.0.1", ports[0])
+        until(lambda: in_step(clients[1]), "the replica to follow")
+        proxy = stack.enter_context(Proxy(str(one.socket_path), str(tmp_path / "proxy.sock")))
+        yield Pair((one, two), ports, clients, proxy)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_a_push_finds_the_new_primary(pair: Pair, kind: Callable[..., object], replicas: int) -> None:
+    with making(kind, pair.url) as make:
+        producer = make(replicas=replicas, timeout_s=10)
+        producer.push("s", X)
+        pair.fail_over()
+        producer.push("s", Y)
+    assert effective(stored(pair.clients[1], "s")) == [X.tobytes(), Y.tobytes()]
+
+
+@pytest.mark.parametrize("durability", ["fast", "replicated"])
+def test_a_worker_goes_on_at_the_new_primary(pair: Pair, durability: str) -> None:
+    bundle = zoo.bundle("sensor")
+    signals = lively(bundle, 6)
+    batches = list(cut_up(bundle, signals, random_cut))
+    half = len(batches) // 2
+    with (
+        make_producer(pair.url, bundle, replicas=1) as producer,
+        worker(pair.url, bundle, publish="chunks", durability=durability, lease_ms=3000),
+        Consumer("audio", "digits", url=pair.url, start="beginning") as consumer,
+    ):
+        for batch in batches[:half]:
+            producer.push_many(batch)
+        pair.fail_over()
+        for batch in batches[half:]:
+            producer.push_many(batch)
+        found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+
+
+def test_one_answer_of_a_replica_ends_all_connections_to_it(pair: Pair) -> None:
+    """One that was idle would read what the old primary has, which may lag behind."""
+    with connect(pair.url) as client:
+        pool = client.connection_pool
+        three = [pool.get_connection() for _ in range(3)]
+        busy = three.pop()
+        for connection in three:
+            pool.release(connection)
+        pair.fail_over()
+        with pytest.raises(BrokerUnavailable, match="replica"), translate():
+            client.set("a", "b")
+        busy.send_command("PING")
+        assert busy.read_response() in ("PONG", b"PONG")  # in use: it is not cut off from its replies
+        pool.release(busy)
+        three = [pool.get_connection() for _ in range(3)]
+        for connection in three:
+            connection.send_command("SET", "a", "b")
+            assert connection.read_response() in ("OK", b"OK")
+            pool.release(connection)
+
+
+def test_one_answer_of_a_replica_ends_all_connections_to_it_asyncio(pair: Pair) -> None:
+    async def main() -> None:
+        client = connect_async(pair.url)
+        pool = client.connection_pool
+        three = [await pool.get_connection() for _ in range(3)]
+        busy = three.pop()
+        for connection in three:
+            await pool.release(connection)
+        pair.fail_over()
+        with pytest.raises(BrokerUnavailable, match="replica"), translate():
+            await client.set("a", "b")
+        await busy.send_command("PING")
+        assert await busy.read_response() in ("PONG", b"PONG")
+        await pool.release(busy)
+        three = [await pool.get_connection() for _ in range(3)]
+        for connection in three:
+            await connection.send_command("SET", "a", "b")
+            assert await connection.read_response() in ("OK", b"OK")
+            await pool.release(connection)
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_the_other_replies_of_a_round_trip_are_read(pair: Pair) -> None:
+    with connect(pair.url) as client:
+        assert client.set("a", "b")
+        pair.fail_over(renamed=False)
+        replies = round_trip(client, [("SET", "a", "c"), ("GET", "a"), ("SET", "a", "d"), ("GET", "a")])
+        assert [type(reply) for reply in replies[::2]] == [redis.exceptions.ReadOnlyError] * 2
+        assert replies[1::2] == [b"b", b"b"]
+
+
+def test_a_replica_that_is_to_wait_for_replicas_is_not_there_yet(pair: Pair) -> None:
+    """WAIT is an error there, of no kind of its own: who sends again finds the primary."""
+    keys = Keys("calls", "digits", 3)
+    one, two = pair.clients
+    push(one, keys, ids_of(1, 5))
+    lease = grant(one, keys).lease
+    pair.fail_over(renamed=False)
+    (outcome,) = commit_many(one, [(lease, Commit(b"0-0", b"5-0", 5))], replicas=1)
+    assert isinstance(outcome.error, BrokerUnavailable)
+    assert "replica" in str(outcome.error)
+    with pytest.raises(AppendFailed, match="replica") as failed:
+        exchange(one, Append(Terms("calls", 4, replicas=1), [Pushed("s", 1, b"", False, "me/0")]))
+    assert (failed.value.refused, failed.value.unknown) == ([0], [])
+    assert commit(two, lease, Commit(b"0-0", b"5-0", 5)) is False
