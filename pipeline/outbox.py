@@ -6,9 +6,12 @@ be stored: push the same samples again after a failure, and they go out under th
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -76,93 +79,155 @@ class Cutter:
         return to_sample_type(x, spec.sample_type).astype(self._dtype, copy=False).tobytes()
 
 
+class _Failed(NamedTuple):
+    """What was sent last and is not known to be stored, without its samples: enough to know them again."""
+
+    chunks: int
+    end: bool
+    given: bool
+    size_bytes: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, chunks: Sequence[Pushed]) -> _Failed:
+        """Of the chunks that were sent."""
+        return cls(len(chunks), chunks[-1].end, *_print([chunk.data for chunk in chunks]))
+
+
+def _print(parts: Sequence[bytes]) -> tuple[bool, int, bytes]:
+    data = b"".join(parts)
+    return isinstance(parts[0], Given), len(data), hashlib.blake2b(data, digest_size=16).digest()
+
+
 @dataclass(slots=True)
 class _Stream:
+    """`sending` is on its way now, `failed` was (at `failed_s`, where it is `unsure` whether it is stored)."""
+
     next_seq: int
     claim: str
-    failed: list[Pushed] = field(default_factory=list)
-    fenced: bool = False
+    sending: Sequence[Pushed] = ()
+    failed: _Failed | None = None
+    unsure: bool = False
+    failed_s: float = 0.0
 
 
 class Outbox:
     """Numbers the chunks of one producer's streams.
 
     Args:
-        max_streams: beyond so many, those idle longest are forgotten, of which all is stored. Nothing is lost by it:
-            the server knows where they stand, and is asked when they are pushed to again.
+        max_streams: beyond so many, those idle longest are forgotten. No chunk is lost or doubled by it: the server
+            knows where they stand, and is asked when they are pushed to again. (But a push that was refused and given
+            up is a gap to workers only while its stream is remembered.) Of streams that another producer took, as many
+            are remembered beside them: a push to one that was forgotten takes it back.
+        idle_ms: streams whose last push may or may not be stored are remembered for so long: only their numbers keep
+            the same samples from being stored twice. Afterwards their state is gone at the server as well.
     """
 
-    def __init__(self, max_streams: int = MAX_STREAMS) -> None:
-        self._streams: OrderedDict[str, _Stream] = OrderedDict()
+    def __init__(self, max_streams: int = MAX_STREAMS, idle_ms: int = 3_600_000) -> None:
         self._max_streams = max_streams
+        self._idle_s = idle_ms / 1000
+        self._streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._unsure: OrderedDict[str, _Stream] = OrderedDict()  # those on their way among them
+        self._fenced: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return len(self._streams) + len(self._unsure) + len(self._fenced)
 
     def new(self, streams: Iterable[str]) -> list[str]:
         """Those of `streams` that have no number to go on from. Raises Fenced for one that was taken from us."""
-        fenced = [stream for stream in streams if stream in self._streams and self._streams[stream].fenced]
+        fenced = [stream for stream in streams if stream in self._fenced]
         if fenced:
             raise Fenced(f"nothing is sent: {taken(fenced)}")
-        return [stream for stream in streams if stream not in self._streams]
+        return [stream for stream in streams if stream not in self._streams and stream not in self._unsure]
 
     def begin(self, begun: Mapping[str, Begun]) -> None:
         """The next chunk of each of these streams has this number, whatever was known of it before."""
         for stream, (seq, claim, _) in begun.items():
+            self._drop(stream)
             self._streams[stream] = _Stream(seq, claim)
-            self._streams.move_to_end(stream)
 
     def number(self, stream: str, parts: Sequence[bytes], end: bool) -> list[Pushed]:
         """Data to numbered chunks. Changes nothing: it counts when it is `sending`.
 
         The data that failed last gets the same numbers again, and only it.
         """
-        state = self._streams[stream]
-        first = state.next_seq
-        if state.failed:
-            # Whether the failed chunks are stored is unknown. Nothing else must pass for them.
-            first = state.failed[-1].seq + 1
-            same = isinstance(state.failed[0].data, Given) == isinstance(parts[0], Given)
-            same &= b"".join(p.data for p in state.failed) == b"".join(parts)
-            if same and (end or not state.failed[-1].end):
+        state = self._streams.get(stream) or self._unsure[stream]
+        failed = _Failed.of(state.sending) if state.sending else state.failed
+        first, late_end = state.next_seq, False
+        if failed is not None:
+            if (end or not failed.end) and _print(parts) == failed[2:]:
                 # An end that was not asked for then is a chunk of its own: within theirs it could be a duplicate.
-                late_end = not state.failed[-1].end and end
-                return [*state.failed, *([Pushed(stream, first, b"", True, state.claim)] if late_end else [])]
+                late_end = end and not (failed.end and failed.chunks == len(parts))
+            else:  # whether the failed chunks are stored is unknown: nothing else must pass for them
+                first += failed.chunks
         last = len(parts) - 1
-        return [Pushed(stream, first + i, part, end and i == last, state.claim) for i, part in enumerate(parts)]
+        chunks = [
+            Pushed(stream, first + i, part, end and not late_end and i == last, state.claim)
+            for i, part in enumerate(parts)
+        ]
+        return [*chunks, Pushed(stream, first + len(parts), b"", True, state.claim)] if late_end else chunks
 
     def sending(self, chunks: Sequence[Pushed]) -> None:
-        """These may or may not be in the log, until they are `stored`. Whatever ends a push, this is then true."""
+        """These may or may not be in the log, until they are `stored` or `refused`. Whatever ends a push, this is then
+        true."""
         streams: dict[str, list[Pushed]] = {}
         for chunk in chunks:
             streams.setdefault(chunk.stream, []).append(chunk)
-        for stream, unknown in streams.items():
-            self._streams[stream] = _Stream(unknown[0].seq, unknown[0].claim, unknown)
+        for stream, sent in streams.items():
+            before = self._drop(stream)
+            unsure = before is not None and before.next_seq == sent[0].seq and before.unsure
+            self._unsure[stream] = _Stream(sent[0].seq, sent[0].claim, sent, unsure=unsure)
 
     def stored(self, chunks: Sequence[Pushed]) -> None:
         """These are in the log."""
         for chunk in chunks:
-            if chunk.end:
-                # Whatever comes under this name later is a new stream, and asks for a number of its own.
-                self._streams.pop(chunk.stream, None)
-            else:
+            self._drop(chunk.stream)
+            if not chunk.end:  # else whatever comes under this name is a new stream, and asks for a number of its own
                 self._streams[chunk.stream] = _Stream(chunk.seq + 1, chunk.claim)
-                self._streams.move_to_end(chunk.stream)
+        self._forget()
+
+    def failed(self, streams: Iterable[str]) -> None:
+        """What was on its way of these streams may be stored."""
+        for stream in streams:
+            state = self._unsure.get(stream)
+            if state is not None and state.sending:
+                state.failed, state.sending = _Failed.of(state.sending), ()
+                state.unsure, state.failed_s = True, time.monotonic()
+                self._unsure.move_to_end(stream)
+
+    def refused(self, streams: Iterable[str]) -> None:
+        """What was on its way of these streams was not stored, this time."""
+        for stream in streams:
+            state = self._unsure.get(stream)
+            if state is not None and state.sending and not state.unsure:
+                state.failed, state.sending = _Failed.of(state.sending), ()
+                self._streams[stream] = self._unsure.pop(stream)
+        self.failed(streams)
         self._forget()
 
     def fenced(self, streams: Iterable[str]) -> None:
         """Another producer has these streams: nothing more of them is numbered until they begin anew."""
         for stream in streams:
-            self._streams[stream] = _Stream(0, "", fenced=True)
+            self._drop(stream)
+            self._fenced[stream] = None
+        self._forget()
 
     def resumed(self, stream: str, begun: Begun | None) -> None:
         """The stream goes on from here; None: its next chunk begins a new life."""
-        self._streams.pop(stream, None)
+        self._drop(stream)
         if begun is not None:
             self.begin({stream: begun})
 
+    def _drop(self, stream: str) -> _Stream | None:
+        self._fenced.pop(stream, None)
+        return self._streams.pop(stream, None) or self._unsure.pop(stream, None)
+
     def _forget(self) -> None:
-        for _ in range(len(self._streams) - self._max_streams):
-            stream, state = self._streams.popitem(last=False)
-            if state.failed:  # its numbers are nowhere else
-                self._streams[stream] = state
+        for remembered in (self._streams, self._fenced):
+            while len(remembered) > self._max_streams:
+                remembered.popitem(last=False)
+        while self._unsure:
+            stream, state = next(iter(self._unsure.items()))
+            if state.sending or time.monotonic() - state.failed_s < self._idle_s:
+                break
+            del self._unsure[stream]

@@ -131,7 +131,7 @@ class Pushing:
             tombstone_ms=given.tombstone_ms,
         )
         self._cutter = Cutter(self.spec, given.max_chunk_bytes if max_chunk_bytes is None else max_chunk_bytes)
-        self._outbox = Outbox(max_streams)
+        self._outbox = Outbox(max_streams, given.idle_ms)
         self._id, self._claims = secrets.token_hex(8), 0
         self._connect()
 
@@ -180,15 +180,19 @@ class Pushing:
         numbered = [self._outbox.number(stream, part, end) for (stream, _, end), part in zip(items, parts, strict=True)]
         chunks = [chunk for each in numbered for chunk in each]
         self._outbox.sending(chunks)
-        while chunks:
-            try:
-                yield Append(self._terms, chunks)
-            except (BrokerUnavailable, BacklogFull, AppendFenced) as error:
-                chunks = self._after(error, chunks, since_s)
-                yield _WAIT_S
-            else:
-                self._stored(chunks)
-                break
+        try:
+            while chunks:
+                try:
+                    yield Append(self._terms, chunks)
+                except (BrokerUnavailable, BacklogFull, AppendFenced) as error:
+                    chunks = self._after(error, chunks, since_s)
+                    yield _WAIT_S
+                else:
+                    self._stored(chunks)
+                    break
+        except BaseException:  # a push that was cancelled, too
+            self._outbox.failed({chunk.stream for chunk in chunks})
+            raise
         return [each[-1].seq for each in numbered]
 
     def _stored(self, chunks: Sequence[Pushed]) -> None:
@@ -213,6 +217,10 @@ class Pushing:
         if isinstance(error, AppendFenced):
             self._outbox.fenced({chunks[i].stream for i in again})
             self.counts["fenced"] += len(again)
+        if isinstance(error, AppendFailed):
+            self._outbox.failed({chunks[i].stream for i in error.unknown})
+        if isinstance(error, (AppendFull, AppendFailed)) and give_up:
+            self._outbox.refused({chunks[i].stream for i in error.refused})
         if isinstance(error, AppendFull) and give_up:
             self.counts["refused"] += len(again)
         if give_up:

@@ -136,5 +136,3 @@ class AsyncSender:
             await drive_async(self._client, steps)
         except StatebeltError as error:
             self._failure.happened(error)
-        finally:
-            steps.close()

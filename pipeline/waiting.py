@@ -35,7 +35,6 @@ class _Life:
     chunks: int = 0
     stored: int = 0
     headless: bool = False
-    fenced: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +55,7 @@ class Waiting:
 
     Args:
         most: at least 2. Half of them may be on their way; the oldest of the others are dropped.
-        max_streams: streams remembered, as in `Outbox`.
+        max_streams: streams remembered, and streams that another producer took, as in `Outbox`.
         counts: what became of chunks is added to it: pushed, resent, dropped, dropped_ends, fenced.
     """
 
@@ -71,6 +70,7 @@ class Waiting:
         self._queue: OrderedDict[int, _Waits] = OrderedDict()
         self._droppable: OrderedDict[int, None] = OrderedDict()  # tickets of those that are more than an end
         self._endless: OrderedDict[str, None] = OrderedDict()  # streams the end of whose last life was dropped
+        self._fenced: OrderedDict[str, None] = OrderedDict()
         self._out: list[_Waits] = []
         self._tickets = 0
         self._at_once = _BATCH
@@ -83,9 +83,9 @@ class Waiting:
     def add(self, stream: str, parts: Sequence[bytes], end: bool) -> int:
         """Queue a push. Returns the seq of its last chunk, -1 while nobody knows it. Raises Fenced."""
         with self._lock:
-            life = self._lives.setdefault(stream, _Life(stream))
-            if life.fenced:
+            if stream in self._fenced:
                 raise Fenced(f"nothing is queued: {taken([stream])}")
+            life = self._lives.setdefault(stream, _Life(stream))
             for i, part in enumerate(parts):
                 self._tickets += 1
                 self._queue[self._tickets] = _Waits(self._tickets, life, life.chunks, part, end and i == len(parts) - 1)
@@ -166,7 +166,7 @@ class Waiting:
             for _ in range(len(self._lives) - self._max_streams):
                 stream, life = self._lives.popitem(last=False)
                 # What was dropped after the last stored chunk is known here alone: there must be a gap before the next.
-                if life.stored < life.chunks and not life.fenced:
+                if life.stored < life.chunks:
                     self._lives[stream] = life
 
     def give_up(self) -> None:
@@ -183,6 +183,7 @@ class Waiting:
         with self._lock:
             self._lives.pop(stream, None)
             self._endless.pop(stream, None)
+            self._fenced.pop(stream, None)
             if begun is not None:
                 self._lives[stream] = _Life(stream, begun.next_seq, begun.claim)
 
@@ -278,7 +279,11 @@ class Waiting:
         with self._lock:
             lives = {waits.life for waits, _ in refused}
             for life in lives:
-                life.fenced = True
+                if self._lives.get(life.stream) is life:  # else it was ended, and what is pushed now is another life
+                    del self._lives[life.stream]
+                    self._fenced[life.stream] = None
+            while len(self._fenced) > self._max_streams:
+                self._fenced.popitem(last=False)
             waiting = [waits for waits in self._queue.values() if waits.life in lives]
             for waits in waiting:
                 del self._queue[waits.ticket]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any, Generic, TypeVar, cast
 
 import redis
@@ -60,29 +61,31 @@ def drive(client: redis.Redis, steps: Steps[T], pause: Callable[[float], object]
     """Run an act to its end, blocking. Raises what it does not catch."""
     answer: Any = None
     error: StatebeltError | None = None
-    while True:
-        try:
-            step = steps.send(answer) if error is None else steps.throw(error)
-        except StopIteration as done:
-            return cast(T, done.value)
-        answer = error = None
-        try:
-            answer = pause(step) if isinstance(step, float) else exchange(client, step)
-        except StatebeltError as raised:
-            error = raised
+    with closing(steps):  # what ends this from without (Ctrl-C, a cancelled task) ends the act at once
+        while True:
+            try:
+                step = steps.send(answer) if error is None else steps.throw(error)
+            except StopIteration as done:
+                return cast(T, done.value)
+            answer = error = None
+            try:
+                answer = pause(step) if isinstance(step, float) else exchange(client, step)
+            except StatebeltError as raised:
+                error = raised
 
 
 async def drive_async(client: redis.asyncio.Redis, steps: Steps[T]) -> T:
     """`drive` for asyncio."""
     answer: Any = None
     error: StatebeltError | None = None
-    while True:
-        try:
-            step = steps.send(answer) if error is None else steps.throw(error)
-        except StopIteration as done:
-            return cast(T, done.value)
-        answer = error = None
-        try:
-            answer = await (asyncio.sleep(step) if isinstance(step, float) else exchange_async(client, step))
-        except StatebeltError as raised:
-            error = raised
+    with closing(steps):  # what ends this from without (Ctrl-C, a cancelled task) ends the act at once
+        while True:
+            try:
+                step = steps.send(answer) if error is None else steps.throw(error)
+            except StopIteration as done:
+                return cast(T, done.value)
+            answer = error = None
+            try:
+                answer = await (asyncio.sleep(step) if isinstance(step, float) else exchange_async(client, step))
+            except StatebeltError as raised:
+                error = raised

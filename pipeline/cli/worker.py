@@ -180,8 +180,9 @@ def _run(given: Settings) -> int:
 
     def stop(_signal: int, _frame: object) -> None:
         work.stop()
-        signal.signal(signal.SIGALRM, too_late)
-        signal.setitimer(signal.ITIMER_REAL, given.drain_ms / 1000 + _GRACE_S)
+        if signal.getsignal(signal.SIGALRM) is not too_late:  # else it was told before: the deadline stays
+            signal.signal(signal.SIGALRM, too_late)
+            signal.setitimer(signal.ITIMER_REAL, given.drain_ms / 1000 + _GRACE_S)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
 
     for number in (signal.SIGINT, signal.SIGTERM):

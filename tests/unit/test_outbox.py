@@ -24,8 +24,10 @@ ONE, TWO = np.arange(5, dtype=np.int16), np.arange(5, 9, dtype=np.int16)
 class Box:
     """A cutter and an outbox, as a producer has them; stream `s` has begun at 100."""
 
-    def __init__(self, spec: InputSpec = PCM, max_chunk_bytes: int = 1000, max_streams: int = 10) -> None:
-        self.cutter, self.outbox = Cutter(spec, max_chunk_bytes), Outbox(max_streams)
+    def __init__(
+        self, spec: InputSpec = PCM, max_chunk_bytes: int = 1000, max_streams: int = 10, idle_ms: int = 60_000
+    ) -> None:
+        self.cutter, self.outbox = Cutter(spec, max_chunk_bytes), Outbox(max_streams, idle_ms)
         self.sending, self.stored, self.new = self.outbox.sending, self.outbox.stored, self.outbox.new
         self.begin("s")
 
@@ -176,8 +178,43 @@ def test_a_stream_whose_last_push_may_be_lost_is_not_forgotten() -> None:
     assert box.pack("s", ONE, False) == failed
     assert len(box.outbox) <= 3
     box.stored(failed)
-    box.push("t-9")
     assert len(box.outbox) == 2
+
+
+def test_a_stream_whose_last_push_may_be_lost_is_forgotten_once_the_server_has_forgotten_it() -> None:
+    box = outbox(idle_ms=0)
+    box.sending(box.pack("s", ONE, False))
+    box.push("t")
+    assert box.new(["s"]) == []  # on its way
+    box.outbox.failed(["s"])
+    box.push("t")
+    assert box.new(["s"]) == ["s"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_stream_whose_last_push_was_refused_is_forgotten_unless_it_may_be_stored_all_the_same(before: bool) -> None:
+    box = outbox(max_streams=2)
+    sent = box.pack("s", ONE, False)
+    if before:  # an earlier push of the same
+        box.sending(sent)
+        box.outbox.failed(["s"])
+    box.sending(sent)
+    box.outbox.refused(["s"])
+    assert box.pack("s", ONE, False) == sent
+    assert box.pack("s", TWO, False)[0].seq == 101
+    box.push(*(f"t-{i}" for i in range(10)))
+    assert box.new(["s"]) == ([] if before else ["s"])
+
+
+def test_streams_that_were_taken_are_forgotten_last_and_are_no_more_than_the_others() -> None:
+    box = outbox(max_streams=2)
+    box.outbox.fenced(["s"])
+    box.push(*(f"t-{i}" for i in range(10)))
+    with pytest.raises(Fenced):
+        box.new(["s"])
+    box.outbox.fenced(["t-8", "t-9"])
+    assert box.new(["s"]) == ["s"]
+    assert len(box.outbox) <= 4
 
 
 def test_what_another_producer_has_taken_is_not_numbered() -> None:

@@ -327,6 +327,19 @@ def test_a_stream_that_was_taken_is_dropped_and_told_at_the_next_push() -> None:
     assert log.chunks == [Pushed("s", 7, b"2", False, "me/1")]
 
 
+def test_streams_that_were_taken_are_forgotten_last_and_are_no_more_than_the_others() -> None:
+    queue, log = Queue(4, max_streams=2), Log()
+    for stream in "abc":
+        queue.push(stream, b"0")
+        log.serve(queue, ["ok", "taken"])
+        for i in range(5):
+            queue.push(f"{stream}-{i}", b"0")
+            log.serve(queue)
+        with pytest.raises(Fenced):
+            queue.push(stream, b"1")
+    assert queue.push("a", b"1") == -1
+
+
 def test_streams_that_are_idle_are_forgotten_but_not_a_gap_to_come() -> None:
     queue, log = Queue(2, max_streams=3), Log()
     queue.push("gap", b"0")
