@@ -104,6 +104,7 @@ class _Base:
             client.close()
         self.topic = found
         self.skipped = 0
+        self._closed = False
         self._stream = stream
         self._log = logger(topic=topic, group=group)
         self._pending: deque[Result] = deque()
@@ -112,6 +113,14 @@ class _Base:
 
     def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
         raise TypeError("use Consumer or AsyncConsumer")
+
+    def _check_open(self) -> None:
+        """A closed client would connect again, and be left behind."""
+        if self._closed:
+            raise ConfigError(
+                "this consumer is closed: read before close(), or make another Consumer (with `offsets` of this one "
+                "as its `start`, it goes on where this one stopped)"
+            )
 
     def _mine(self, stored: list[Stored]) -> list[Result]:
         """Results of the streams that are wanted. What is no result is told and passed over, never its neighbours."""
@@ -174,6 +183,7 @@ class Consumer(_Base):
 
     def open(self) -> None:
         """Nothing is left to be done: what `now` is was fixed when this consumer was made."""
+        self._check_open()
         self._reader.open()
 
     def read(self, timeout_s: float = 1.0) -> list[Result]:
@@ -181,6 +191,7 @@ class Consumer(_Base):
 
         Raises BrokerUnavailable: read again, nothing is skipped.
         """
+        self._check_open()
         if self._pending:
             return self._rest()
         deadline_s = time.monotonic() + timeout_s
@@ -206,7 +217,8 @@ class Consumer(_Base):
                     return
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. `offsets` can still be asked; whoever reads on gets a ConfigError."""
+        self._closed = True
         self._client.close()
 
     def __enter__(self) -> Consumer:
@@ -239,10 +251,12 @@ class AsyncConsumer(_Base):
 
     async def open(self) -> None:
         """As `Consumer.open`."""
+        self._check_open()
         await self._reader.open()
 
     async def read(self, timeout_s: float = 1.0) -> list[Result]:
         """As `Consumer.read`."""
+        self._check_open()
         if self._pending:
             return self._rest()
         deadline_s = time.monotonic() + timeout_s
@@ -270,6 +284,7 @@ class AsyncConsumer(_Base):
 
     async def close(self) -> None:
         """As `Consumer.close`."""
+        self._closed = True
         await self._client.aclose()
 
     async def __aenter__(self) -> AsyncConsumer:

@@ -23,7 +23,7 @@ from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Statebe
 from pipeline.manifest import InputSpec
 from pipeline.outbox import MAX_STREAMS, Cutter, Item, Outbox
 from pipeline.settings import load_settings
-from pipeline.waiting import Waiting
+from pipeline.waiting import CLOSED, Waiting
 
 WhenFull = Literal["block", "refuse", "drop_oldest"]
 MAX_WAITING = 1024
@@ -133,6 +133,7 @@ class Pushing:
         self._cutter = Cutter(self.spec, given.max_chunk_bytes if max_chunk_bytes is None else max_chunk_bytes)
         self._outbox = Outbox(max_streams)
         self._id, self._claims = secrets.token_hex(8), 0
+        self._closed = False
         self._connect()
 
     def _connect(self) -> None:
@@ -146,11 +147,17 @@ class Pushing:
     def _claim(self) -> str:
         return f"{self._id}/{self._claims}"
 
+    def _check_open(self) -> None:
+        """A closed client would connect again, and what is queued would wait for a sender that has ended."""
+        if self._closed:
+            raise ConfigError(CLOSED)
+
     def _late(self, since_s: float) -> bool:
         return time.monotonic() - since_s > self._timeout_s
 
     def _cut(self, items: Sequence[Item]) -> list[list[bytes]]:
         """Everything that can be wrong with a push, before anything is sent."""
+        self._check_open()
         names = [stream for stream, _, _ in items]
         if len(set(names)) < len(names):
             raise ConfigError(f"a stream stands twice in one push_many ({len(names)} items): join its samples")
@@ -222,6 +229,7 @@ class Pushing:
         return [chunks[i] for i in again]
 
     def _resume(self, stream: str) -> Steps[Standing]:
+        self._check_open()
         since_s = time.monotonic()
         if self._waiting is not None and self._waiting.holds(stream):
             raise ConfigError(f"chunks of stream {stream!r} still wait to be sent: flush() before you resume it")
