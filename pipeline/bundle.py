@@ -104,10 +104,19 @@ def load(bundle: str | Path) -> Bundle:
     >>> load("digits").manifest.input.sample_rate_hz
     8000.0
     """
+    if not isinstance(bundle, str | os.PathLike):
+        raise ManifestError(
+            f"load was given {type(bundle).__name__} ({str(bundle)[:80]}); expected a path to an .onnx file, or a "
+            f"shipped name: {_shipped()}"
+        )
     path = Path(bundle)
     if path.name == str(bundle) and not path.suffix and not os.path.isfile(path):
         path = SHIPPED / f"{bundle}.onnx"
     return from_bytes(_read(path, str(bundle)[:200]), str(path)[:200])
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(path.stem for path in SHIPPED.glob("*.onnx"))) or "none"
 
 
 def read_model(path: Path) -> bytes:
@@ -122,9 +131,8 @@ def _read(path: Path, asked: str) -> bytes:
         opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"
             raise ManifestError(
-                f"no bundle at {asked!r}. Give a path to an .onnx file, or a shipped name: {shipped}"
+                f"no bundle at {asked!r}. Give a path to an .onnx file, or a shipped name: {_shipped()}"
             ) from None
         raise ManifestError(f"{asked!r} cannot be read: {error}. Give a path to an .onnx file that is") from None
     try:
