@@ -15,10 +15,11 @@ import numpy as np
 from pipeline.batcher import Event
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import connect, connect_async
+from pipeline.broker.keys import check_stream
 from pipeline.broker.reader import AsyncResultReader, ResultReader, last_results
 from pipeline.broker.reader import Result as Stored
 from pipeline.component import Array
-from pipeline.errors import ConfigError
+from pipeline.errors import ChunkRejected, ConfigError
 from pipeline.logs import logger
 from pipeline.settings import load_settings
 
@@ -92,6 +93,11 @@ class _Base:
     ) -> None:
         if not isinstance(start, Mapping) and start not in ("now", "beginning"):
             raise ConfigError(f"start is {start!r}; expected 'now', 'beginning', or the offsets of an earlier consumer")
+        if stream is not None:
+            try:
+                check_stream(stream)
+            except ChunkRejected as rejected:  # no such stream ever has a result
+                raise ConfigError(str(rejected)) from None
         self._url = load_settings(url=url).redis_url
         client = connect(self._url)
         try:
@@ -163,7 +169,7 @@ class Consumer(_Base):
         topic: what the topic carries.
         skipped: entries passed over, because no worker of ours can have written them; a warning tells of them.
     Raises:
-        ConfigError: no such topic. BrokerUnavailable: no Redis.
+        ConfigError: no such topic, or no name of a stream. BrokerUnavailable: no Redis.
 
     >>> consumer = Consumer("calls", "digits", url=url, start="beginning")
     >>> [result.end for result in consumer.read(timeout_s=10) if result.stream == "call-1"]

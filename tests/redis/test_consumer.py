@@ -240,6 +240,9 @@ def test_readers_tell_their_offsets_once_now_is_known(url: str, redis_client: re
 def test_what_cannot_be_read_at_all(make: Make, url: str) -> None:
     with pytest.raises(ConfigError, match="start is 'begining'; expected"):
         make("begining")
+    for stream in (3, "a{b}", ""):
+        with pytest.raises(ConfigError, match=r"stream name .* expected 1 to 200 bytes"):
+            make(stream=stream)
     for form in (Consumer, AsyncConsumer):
         with pytest.raises(ConfigError, match="no topic 'calls'"):
             form("calls", "digits", url=url)
