@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Fenced,
         ManifestError,
         StatebeltError,
+        TimedOut,
     )
     from pipeline.manifest import Manifest
     from pipeline.offline import Run, run
@@ -48,6 +49,7 @@ _WHERE = {
     "Settings": "settings",
     "Standing": "producer",
     "StatebeltError": "errors",
+    "TimedOut": "errors",
     "Worker": "worker",
     "load": "bundle",
     "run": "offline",
@@ -72,6 +74,7 @@ __all__ = [
     "Settings",
     "Standing",
     "StatebeltError",
+    "TimedOut",
     "Worker",
     "load",
     "run",

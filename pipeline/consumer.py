@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from pipeline.broker.keys import check_stream
 from pipeline.broker.reader import AsyncResultReader, ResultReader, last_results
 from pipeline.broker.reader import Result as Stored
 from pipeline.component import Array
-from pipeline.errors import ChunkRejected, ConfigError
+from pipeline.errors import ChunkRejected, ConfigError, TimedOut
 from pipeline.logs import logger
 from pipeline.settings import load_settings
 
@@ -111,7 +112,7 @@ class _Base:
         self.topic = found
         self.skipped = 0
         self._closed = False
-        self._stream = stream
+        self._stream, self._group = stream, group
         self._log = logger(topic=topic, group=group)
         self._pending: deque[Result] = deque()
         self._handed_out: dict[int, bytes] = {}
@@ -127,6 +128,12 @@ class _Base:
                 "this consumer is closed: read before close(), or make another Consumer (with `offsets` of this one "
                 "as its `start`, it goes on where this one stopped)"
             )
+
+    def _no_end(self, stream: str, timeout_s: float | None) -> TimedOut:
+        return TimedOut(
+            f"stream {stream!r} has not ended within {timeout_s} s. Expected results of group {self._group!r} on topic "
+            f"{self.topic.name!r}: does a worker run (`statebelt topics`), was the end pushed? If so, wait longer"
+        )
 
     def _mine(self, stored: list[Stored]) -> list[Result]:
         """Results of the streams that are wanted. What is no result is told and passed over, never its neighbours."""
@@ -214,13 +221,24 @@ class Consumer(_Base):
             before = self.offsets
             yield from self._one_by_one(self.read(), before)
 
-    def until_end(self, stream: str) -> Iterator[Result]:
-        """Results of one stream, up to its end. Those of others on the way are passed over."""
-        for result in self:
-            if result.stream == stream:
-                yield result
-                if result.end:
-                    return
+    def until_end(self, stream: str, timeout_s: float | None = None) -> Iterator[Result]:
+        """Results of one stream, up to its end. Those of others on the way are passed over.
+
+        Waits for ever, or raises TimedOut when nothing more of it is there after `timeout_s` and it has not ended: what
+        came was handed out, and another call goes on behind it.
+        """
+        self.open()
+        due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            before, left_s = self.offsets, due_s - time.monotonic()
+            found = self.read(max(0.0, min(left_s, 1.0)))
+            for result in self._one_by_one(found, before):
+                if result.stream == stream:
+                    yield result
+                    if result.end:
+                        return
+            if left_s <= 0 and not any(result.stream == stream for result in found):
+                raise self._no_end(stream, timeout_s)
 
     def close(self) -> None:
         """Close the connection. `offsets` can still be asked; whoever reads on gets a ConfigError."""
@@ -280,13 +298,20 @@ class AsyncConsumer(_Base):
             for result in self._one_by_one(await self.read(), before):
                 yield result
 
-    async def until_end(self, stream: str) -> AsyncIterator[Result]:
-        """Results of one stream, up to its end."""
-        async for result in self:
-            if result.stream == stream:
-                yield result
-                if result.end:
-                    return
+    async def until_end(self, stream: str, timeout_s: float | None = None) -> AsyncIterator[Result]:
+        """As `Consumer.until_end`."""
+        await self.open()
+        due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            before, left_s = self.offsets, due_s - time.monotonic()
+            found = await self.read(max(0.0, min(left_s, 1.0)))
+            for result in self._one_by_one(found, before):
+                if result.stream == stream:
+                    yield result
+                    if result.end:
+                        return
+            if left_s <= 0 and not any(result.stream == stream for result in found):
+                raise self._no_end(stream, timeout_s)
 
     async def close(self) -> None:
         """As `Consumer.close`."""

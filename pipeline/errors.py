@@ -9,6 +9,7 @@
 | `RecordingError`    | skip the file, tell the user                                         |
 | `RowCorrupt`        | discard the row, start the stream afresh, count and report it        |
 | `BrokerUnavailable` | retry with backoff inside the lease                                  |
+| `TimedOut`          | wait longer, or look whether anybody works on it                     |
 | `BacklogFull`       | the producer's caller decides: wait, drop or give up                 |
 
 Every message says what was got, what was expected, and what to do.
@@ -72,3 +73,7 @@ class BrokerUnavailable(StatebeltError):
 
 class BacklogFull(StatebeltError):
     """A partition holds more unread chunks than the producer's bound. The caller decides."""
+
+
+class TimedOut(StatebeltError, TimeoutError):
+    """What was waited for did not come in the time given. Nothing is lost: wait again, or see whether anybody works."""
