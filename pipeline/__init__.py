@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from pipeline.batcher import Event
     from pipeline.bundle import Bundle, load
     from pipeline.consumer import AsyncConsumer, Consumer, Result
+    from pipeline.errors import (
+        BacklogFull,
+        BrokerUnavailable,
+        ChunkRejected,
+        ConfigError,
+        Fenced,
+        ManifestError,
+        StatebeltError,
+        TimedOut,
+    )
     from pipeline.manifest import Manifest
     from pipeline.offline import Run, run
     from pipeline.producer import AsyncProducer, Producer, Standing
@@ -23,15 +33,23 @@ if TYPE_CHECKING:
 _WHERE = {
     "AsyncConsumer": "consumer",
     "AsyncProducer": "producer",
+    "BacklogFull": "errors",
+    "BrokerUnavailable": "errors",
     "Bundle": "bundle",
+    "ChunkRejected": "errors",
+    "ConfigError": "errors",
     "Consumer": "consumer",
     "Event": "batcher",
+    "Fenced": "errors",
     "Manifest": "manifest",
+    "ManifestError": "errors",
     "Producer": "producer",
     "Result": "consumer",
     "Run": "offline",
     "Settings": "settings",
     "Standing": "producer",
+    "StatebeltError": "errors",
+    "TimedOut": "errors",
     "Worker": "worker",
     "load": "bundle",
     "run": "offline",
@@ -40,15 +58,23 @@ _WHERE = {
 __all__ = [
     "AsyncConsumer",
     "AsyncProducer",
+    "BacklogFull",
+    "BrokerUnavailable",
     "Bundle",
+    "ChunkRejected",
+    "ConfigError",
     "Consumer",
     "Event",
+    "Fenced",
     "Manifest",
+    "ManifestError",
     "Producer",
     "Result",
     "Run",
     "Settings",
     "Standing",
+    "StatebeltError",
+    "TimedOut",
     "Worker",
     "load",
     "run",

@@ -13,6 +13,7 @@ from pipeline.component import Array
 from pipeline.errors import AudioError
 from pipeline.manifest import InputSpec
 from pipeline.regular import why_none
+from pipeline.samples import off_scale, to_sample_type
 
 _INT16_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}
 
@@ -21,7 +22,8 @@ def read(path: Path, spec: InputSpec) -> Array:
     """A recording as `[N, channels]` of the input's sample type, at its rate.
 
     Any format that soundfile reads; resampled by soxr (HQ); several channels are averaged when one is wanted.
-    Raises AudioError: not there, not readable, other channels than wanted, NaN or infinity.
+    Raises AudioError: not there, not readable, other channels than wanted, NaN or infinity, or floats far beyond -1..1
+    where int16 is wanted.
     """
     import soundfile
 
@@ -48,6 +50,9 @@ def fit(samples: Array, rate_hz: float, spec: InputSpec, source: str) -> Array:
         return _finite(samples, source)
     x = samples.astype(np.float32) / 32768 if samples.dtype == np.int16 else samples.astype(np.float32)
     _finite(x, source)  # before any conversion: NaN as int16 would be some number
+    # Before resampling: between loud samples it makes peaks that nobody can help.
+    if samples.dtype.kind == "f" and spec.sample_type == "int16" and (fault := off_scale(x)):
+        raise AudioError(f"{source}: {fault}")
     if x.shape[1] != spec.channels:
         x = x.mean(axis=1, keepdims=True)
     if rate_hz != spec.sample_rate_hz and len(x):
@@ -55,19 +60,6 @@ def fit(samples: Array, rate_hz: float, spec: InputSpec, source: str) -> Array:
 
         x = soxr.resample(x, rate_hz, spec.sample_rate_hz, quality="HQ")
     return to_sample_type(x, spec.sample_type)
-
-
-def to_sample_type(samples: Array, sample_type: str) -> Array:
-    """float32 in -1..1 to int16 (rounded, clipped) or the other way; equal types as they are.
-
-    >>> to_sample_type(np.array([0.5, -1.0, 2.0], np.float32), "int16").tolist()
-    [16384, -32768, 32767]
-    """
-    if samples.dtype == sample_type:
-        return samples
-    if sample_type == "int16":
-        return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
-    return samples.astype(np.float32) / np.float32(32768)
 
 
 def _finite(samples: Array, source: str) -> Array:

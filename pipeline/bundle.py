@@ -105,12 +105,21 @@ def load(bundle: str | Path) -> Bundle:
     >>> load("digits").manifest.input.sample_rate_hz
     8000.0
     """
+    if not isinstance(bundle, str | os.PathLike):
+        raise ManifestError(
+            f"load was given {type(bundle).__name__} ({str(bundle)[:80]}); expected a path to an .onnx file, or a "
+            f"shipped name: {_shipped()}"
+        )
     path = Path(bundle)
     if path.name == str(bundle) and not path.suffix and not os.path.isfile(path):
         path = SHIPPED / f"{bundle}.onnx"
-    shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.onnx"))) or "none"
-    model = _read(path, f"bundle at {str(bundle)[:200]!r}", f"a path to an .onnx file, or a shipped name: {shipped}")
+    wanted = f"a path to an .onnx file, or a shipped name: {_shipped()}"
+    model = _read(path, f"bundle at {str(bundle)[:200]!r}", wanted)
     return from_bytes(model, str(path)[:200])
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(path.stem for path in SHIPPED.glob("*.onnx"))) or "none"
 
 
 def read_model(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,10 +16,11 @@ import numpy as np
 from pipeline.batcher import Event
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import connect, connect_async
+from pipeline.broker.keys import check_stream
 from pipeline.broker.reader import AsyncResultReader, ResultReader, last_results
 from pipeline.broker.reader import Result as Stored
 from pipeline.component import Array
-from pipeline.errors import ConfigError
+from pipeline.errors import ChunkRejected, ConfigError, TimedOut
 from pipeline.logs import logger
 from pipeline.settings import load_settings
 
@@ -92,6 +94,11 @@ class _Base:
     ) -> None:
         if not isinstance(start, Mapping) and start not in ("now", "beginning"):
             raise ConfigError(f"start is {start!r}; expected 'now', 'beginning', or the offsets of an earlier consumer")
+        if stream is not None:
+            try:
+                check_stream(stream)
+            except ChunkRejected as rejected:  # no such stream ever has a result
+                raise ConfigError(str(rejected)) from None
         self._url = load_settings(url=url).redis_url
         client = connect(self._url)
         try:
@@ -104,7 +111,8 @@ class _Base:
             client.close()
         self.topic = found
         self.skipped = 0
-        self._stream = stream
+        self._closed = False
+        self._stream, self._group = stream, group
         self._log = logger(topic=topic, group=group)
         self._pending: deque[Result] = deque()
         self._handed_out: dict[int, bytes] = {}
@@ -112,6 +120,20 @@ class _Base:
 
     def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
         raise TypeError("use Consumer or AsyncConsumer")
+
+    def _check_open(self) -> None:
+        """A closed client would connect again, and be left behind."""
+        if self._closed:
+            raise ConfigError(
+                "this consumer is closed: read before close(), or make another Consumer (with `offsets` of this one "
+                "as its `start`, it goes on where this one stopped)"
+            )
+
+    def _no_end(self, stream: str, timeout_s: float | None) -> TimedOut:
+        return TimedOut(
+            f"stream {stream!r} has not ended within {timeout_s} s. Expected results of group {self._group!r} on topic "
+            f"{self.topic.name!r}: does a worker run (`statebelt topics`), was the end pushed? If so, wait longer"
+        )
 
     def _mine(self, stored: list[Stored]) -> list[Result]:
         """Results of the streams that are wanted. What is no result is told and passed over, never its neighbours."""
@@ -154,7 +176,7 @@ class Consumer(_Base):
         topic: what the topic carries.
         skipped: entries passed over, because no worker of ours can have written them; a warning tells of them.
     Raises:
-        ConfigError: no such topic. BrokerUnavailable: no Redis.
+        ConfigError: no such topic, or no name of a stream. BrokerUnavailable: no Redis.
 
     >>> consumer = Consumer("calls", "digits", url=url, start="beginning")
     >>> [result.end for result in consumer.read(timeout_s=10) if result.stream == "call-1"]
@@ -174,6 +196,7 @@ class Consumer(_Base):
 
     def open(self) -> None:
         """Nothing is left to be done: what `now` is was fixed when this consumer was made."""
+        self._check_open()
         self._reader.open()
 
     def read(self, timeout_s: float = 1.0) -> list[Result]:
@@ -181,6 +204,7 @@ class Consumer(_Base):
 
         Raises BrokerUnavailable: read again, nothing is skipped.
         """
+        self._check_open()
         if self._pending:
             return self._rest()
         deadline_s = time.monotonic() + timeout_s
@@ -197,16 +221,28 @@ class Consumer(_Base):
             before = self.offsets
             yield from self._one_by_one(self.read(), before)
 
-    def until_end(self, stream: str) -> Iterator[Result]:
-        """Results of one stream, up to its end. Those of others on the way are passed over."""
-        for result in self:
-            if result.stream == stream:
-                yield result
-                if result.end:
-                    return
+    def until_end(self, stream: str, timeout_s: float | None = None) -> Iterator[Result]:
+        """Results of one stream, up to its end. Those of others on the way are passed over.
+
+        Waits for ever, or raises TimedOut when nothing more of it is there after `timeout_s` and it has not ended: what
+        came was handed out, and another call goes on behind it.
+        """
+        self.open()
+        due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            before, left_s = self.offsets, due_s - time.monotonic()
+            found = self.read(max(0.0, min(left_s, 1.0)))
+            for result in self._one_by_one(found, before):
+                if result.stream == stream:
+                    yield result
+                    if result.end:
+                        return
+            if left_s <= 0 and not any(result.stream == stream for result in found):
+                raise self._no_end(stream, timeout_s)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. `offsets` can still be asked; whoever reads on gets a ConfigError."""
+        self._closed = True
         self._client.close()
 
     def __enter__(self) -> Consumer:
@@ -239,10 +275,12 @@ class AsyncConsumer(_Base):
 
     async def open(self) -> None:
         """As `Consumer.open`."""
+        self._check_open()
         await self._reader.open()
 
     async def read(self, timeout_s: float = 1.0) -> list[Result]:
         """As `Consumer.read`."""
+        self._check_open()
         if self._pending:
             return self._rest()
         deadline_s = time.monotonic() + timeout_s
@@ -260,16 +298,24 @@ class AsyncConsumer(_Base):
             for result in self._one_by_one(await self.read(), before):
                 yield result
 
-    async def until_end(self, stream: str) -> AsyncIterator[Result]:
-        """Results of one stream, up to its end."""
-        async for result in self:
-            if result.stream == stream:
-                yield result
-                if result.end:
-                    return
+    async def until_end(self, stream: str, timeout_s: float | None = None) -> AsyncIterator[Result]:
+        """As `Consumer.until_end`."""
+        await self.open()
+        due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            before, left_s = self.offsets, due_s - time.monotonic()
+            found = await self.read(max(0.0, min(left_s, 1.0)))
+            for result in self._one_by_one(found, before):
+                if result.stream == stream:
+                    yield result
+                    if result.end:
+                        return
+            if left_s <= 0 and not any(result.stream == stream for result in found):
+                raise self._no_end(stream, timeout_s)
 
     async def close(self) -> None:
         """As `Consumer.close`."""
+        self._closed = True
         await self._client.aclose()
 
     async def __aenter__(self) -> AsyncConsumer:

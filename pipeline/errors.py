@@ -5,10 +5,11 @@
 | `ConfigError`       | refuse to start: a setting, a topic and a bundle that do not fit     |
 | `ManifestError`     | refuse to start: a bundle that is corrupt, foreign or contradicts itself |
 | `ChunkRejected`     | this chunk only: to the dead letters, with its reason                |
-| `Fenced`            | drop the partition at once, never retry                              |
+| `Fenced`            | worker: drop the partition at once, never retry; producer: leave the stream, or `resume` it |
 | `RecordingError`    | skip the file, tell the user                                         |
 | `RowCorrupt`        | discard the row, start the stream afresh, count and report it        |
 | `BrokerUnavailable` | retry with backoff inside the lease                                  |
+| `TimedOut`          | wait longer, or look whether anybody works on it                     |
 | `BacklogFull`       | the producer's caller decides: wait, drop or give up                 |
 
 Every message says what was got, what was expected, and what to do.
@@ -54,7 +55,12 @@ class ChunkRejected(StatebeltError):
 
 
 class Fenced(StatebeltError):
-    """Another owner holds the partition. Drop it at once, never retry."""
+    """Another has what this one held. A push again would be refused again.
+
+    To a worker: another owner holds the partition. Drop it at once, never retry.
+    To a producer: another one has claimed the stream. Leave it to that one, or take it back with `resume`, which says
+    from where to go on.
+    """
 
 
 class RowCorrupt(StatebeltError):
@@ -67,3 +73,7 @@ class BrokerUnavailable(StatebeltError):
 
 class BacklogFull(StatebeltError):
     """A partition holds more unread chunks than the producer's bound. The caller decides."""
+
+
+class TimedOut(StatebeltError, TimeoutError):
+    """What was waited for did not come in the time given. Nothing is lost: wait again, or see whether anybody works."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 
 from pipeline.batcher import Batcher, Event
-from pipeline.bundle import Bundle
+from pipeline.bundle import Bundle, load
 from pipeline.component import Array
-from pipeline.errors import ConfigError
+from pipeline.errors import ChunkRejected, ConfigError
+from pipeline.samples import carried
 
 _MAX_BLOCKS = 4096
 """In one model step: what a step needs while it runs grows with them (attention: 64 KB a frame), and hours are long."""
@@ -27,7 +31,7 @@ class Run:
 
 
 def run(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     samples: Array,
     *,
     chunk_samples: int | None = None,
@@ -37,41 +41,45 @@ def run(
     """Run a bundle over one recording.
 
     Args:
-        samples: `[N]` or `[N, channels]`, of the bundle's sample type and rate.
+        bundle: an open one, or what `load` opens: a path, or the name of a shipped one.
+        samples: `[N]` or `[N, channels]`, of the bundle's rate: int16, or float32 in -1..1. They are converted to the
+            bundle's sample type as `Producer.push` does it, so that the results are those of the same push.
         chunk_samples: feed it in chunks of this many samples; None feeds it whole.
         rate_hz: of the samples, for a bundle of any rate (`InputSpec.any_rate`); None: the bundle's.
         given: what a producer gives the stream before its first samples (the manifest's `given`), flattened.
     Raises:
-        ConfigError: another sample type, rate or number of channels; values that are not finite; what is given does not
-            fit.
+        ConfigError: another rate or number of channels; samples that a push refuses; what is given does not fit.
+        ManifestError: what was to be opened is no bundle.
 
-    >>> from pipeline import load
     >>> import numpy as np
-    >>> run(load("digits"), np.zeros(8000, np.int16)).events
+    >>> run("digits", np.zeros(8000, np.int16)).events
     []
     """
+    bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
     spec = bundle.manifest.input
-    samples = np.asarray(samples)
-    signal = samples[:, None] if samples.ndim == 1 else samples
-    if signal.dtype != spec.sample_type or signal.ndim != 2 or signal.shape[1] != spec.channels:
+    try:
+        signal = carried(samples, spec, bundle.source)
+    except ChunkRejected as rejected:
+        raise ConfigError(str(rejected)) from None
+    rate_hz = spec.sample_rate_hz if rate_hz is None else rate_hz
+    if not _is_rate(rate_hz):
         raise ConfigError(
-            f"samples are {samples.dtype} of shape {list(samples.shape)}; {bundle.source} takes {spec.sample_type} "
-            f"[N, {spec.channels}]"
+            f"rate_hz is {rate_hz!r}; expected a number above 0; {bundle.source} takes {spec.sample_rate_hz:g} Hz"
         )
-    rate_hz = rate_hz or spec.sample_rate_hz
     if rate_hz != spec.sample_rate_hz and not spec.any_rate:
         raise ConfigError(f"samples at {rate_hz:g} Hz; {bundle.source} takes {spec.sample_rate_hz:g} Hz: resample them")
-    if not np.isfinite(signal).all():
-        raise ConfigError("the samples hold NaN or infinity; repair the recording first")
-    if chunk_samples is not None and chunk_samples < 1:
-        raise ConfigError(f"chunks of {chunk_samples} samples; give at least 1")
+    if chunk_samples is not None and not _is_count(chunk_samples):
+        raise ConfigError(f"chunks of {chunk_samples} samples; give a whole number, at least 1")
     batcher = Batcher(bundle, max_blocks=_MAX_BLOCKS, keep_scores=True)
-    batcher.rate_hz = rate_hz
+    batcher.rate_hz = float(rate_hz)
     rows = np.array([batcher.layout.blank])
     if given is not None:
-        values = np.asarray(given, np.float32).reshape(-1)
-        if values.size * 4 != bundle.manifest.model.given_bytes or not np.isfinite(values).all():
-            expected = bundle.manifest.model.given_bytes // 4
+        expected = bundle.manifest.model.given_bytes // 4
+        try:
+            values = np.asarray(given, np.float32).reshape(-1)
+        except (ValueError, TypeError):
+            raise ConfigError(f"given no array of numbers; {bundle.source} takes {expected}, all finite") from None
+        if values.size != expected or not np.isfinite(values).all():
             raise ConfigError(f"given {values.size} values; {bundle.source} takes {expected}, all finite")
         batcher.give(rows[0], values)
     step = chunk_samples or max(1, len(signal))
@@ -92,3 +100,11 @@ def run(
     empty = np.empty((0, bundle.manifest.model.classes), np.float32)
     made = np.concatenate(audio) if bundle.head.publishes_samples else None
     return Run(len(signal) / batcher.rate_hz, events, np.concatenate([empty, *scores]), made)
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1

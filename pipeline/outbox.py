@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.audio import to_sample_type
 from pipeline.broker.appender import Given, Pushed, taken
 from pipeline.broker.keys import check_stream
 from pipeline.broker.stand import Begun
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected, Fenced
 from pipeline.manifest import InputSpec
+from pipeline.samples import carried
 
 Item = tuple[str, Array | Given, bool]
 """A stream, its samples, and whether it ends with them. (What is given to a stream goes the same way.)"""
@@ -49,34 +49,21 @@ class Cutter:
         check_stream(stream)
         x = np.asarray(values)
         if x.dtype != np.float32:
-            raise ChunkRejected("wrong_type", f"stream {stream!r}: given {x.dtype}; expected float32")
+            raise ChunkRejected(
+                "wrong_type", f"stream {stream!r}: given {x.dtype}; expected float32: use x.astype('float32')"
+            )
         if not np.isfinite(x).all():
             raise ChunkRejected("not_finite", f"stream {stream!r}: given NaN or infinity; repair it first")
         return Given(x.astype("<f4", copy=False).tobytes())
 
     def cut(self, stream: str, samples: Array | Given) -> list[bytes]:
-        """At least one chunk's data. Raises ChunkRejected: `wrong_type`, `wrong_shape`, `not_finite`, `bad_stream`."""
+        """At least one chunk's data. Raises ChunkRejected: `bad_stream`, and as `carried` does."""
         if isinstance(samples, Given):
             return [samples]
-        data = self._encode(check_stream(stream), samples)
+        x = carried(samples, self._spec, f"stream {check_stream(stream)!r}")
+        data = x.astype(self._dtype, copy=False).tobytes()
         size = self._chunk_samples * self.sample_bytes
         return [data[at : at + size] for at in range(0, len(data), size)] or [b""]
-
-    def _encode(self, stream: str, samples: Array) -> bytes:
-        spec = self._spec
-        x = np.asarray(samples)
-        if x.dtype not in (np.int16, np.float32):
-            raise ChunkRejected(
-                "wrong_type", f"stream {stream!r}: samples are {x.dtype}; expected int16 or float32: use .astype()"
-            )
-        if x.ndim == 1 and spec.channels == 1:
-            x = x[:, None]
-        if x.ndim != 2 or x.shape[1] != spec.channels:
-            expected = f"[N, {spec.channels}]" + (" or [N]" if spec.channels == 1 else "")
-            raise ChunkRejected("wrong_shape", f"stream {stream!r}: shape {list(x.shape)}; expected {expected}")
-        if x.dtype == np.float32 and not np.isfinite(x).all():
-            raise ChunkRejected("not_finite", f"stream {stream!r}: samples hold NaN or infinity; repair them first")
-        return to_sample_type(x, spec.sample_type).astype(self._dtype, copy=False).tobytes()
 
 
 class _Failed(NamedTuple):

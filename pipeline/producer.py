@@ -128,6 +128,7 @@ class Producer(Pushing):
         Raises BacklogFull or BrokerUnavailable when something still waits after `timeout_s` (by default the
         producer's): it goes on waiting.
         """
+        self._check_open()
         if self._sender is not None:
             self._sender.flush(self._timeout_s if timeout_s is None else timeout_s)
 
@@ -135,7 +136,10 @@ class Producer(Pushing):
         """Close the connection. Streams that were not ended stay open, and may be gone on with.
 
         With `drop_oldest`: what waits is sent first, within `timeout_s`; what then still waits is dropped, counted.
+
+        From then on everything but `counts` and another `close` raises ConfigError.
         """
+        self._closed = True
         if self._sender is not None:
             self._sender.close(self._timeout_s)
         self._client.close()
@@ -194,11 +198,13 @@ class AsyncProducer(Pushing):
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """As `Producer.flush`."""
+        self._check_open()
         if self._sender is not None:
             await self._sender.flush(self._timeout_s if timeout_s is None else timeout_s)
 
     async def close(self) -> None:
         """As `Producer.close`."""
+        self._closed = True
         if self._sender is not None:
             await self._sender.close(self._timeout_s)
         await self._client.aclose()

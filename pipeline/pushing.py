@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Statebe
 from pipeline.manifest import InputSpec
 from pipeline.outbox import MAX_STREAMS, Cutter, Item, Outbox
 from pipeline.settings import load_settings
-from pipeline.waiting import Waiting
+from pipeline.waiting import CLOSED, Waiting
 
 WhenFull = Literal["block", "refuse", "drop_oldest"]
 MAX_WAITING = 1024
@@ -59,10 +60,23 @@ def _topic(
 
 def _spec(topic: topics.Topic) -> InputSpec:
     try:
-        return InputSpec(sample_rate_hz=topic.sample_rate_hz, channels=topic.channels, sample_type=topic.sample_type)
+        return InputSpec(
+            sample_rate_hz=float(topic.sample_rate_hz), channels=topic.channels, sample_type=topic.sample_type
+        )
     except pydantic.ValidationError as error:
         faults = "; ".join(f"{item['loc'][0]} {item['input']}: {item['msg']}" for item in error.errors())
         raise ConfigError(f"topic {topic.name!r}: {faults}") from None
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    """A text would fail where it is first counted with, in words that name nothing."""
+    if not isinstance(value, Integral) or int(value) < least:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {least}")
+
+
+def _seconds(name: str, value: object) -> None:
+    if not isinstance(value, Real):
+        raise ConfigError(f"{name} is {value!r}; expected seconds, a number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +118,15 @@ class Pushing:
         given = load_settings(url=url)
         max_backlog = given.max_backlog if max_backlog is None else max_backlog
         replicas = given.replicas if replicas is None else replicas
-        if when_full not in ("block", "refuse", "drop_oldest") or max_backlog < 0 or replicas < 0 or max_streams < 1:
-            raise ConfigError(
-                f"when_full {when_full!r}, max_backlog {max_backlog}, replicas {replicas}, max_streams {max_streams}; "
-                f"expected block, refuse or drop_oldest; 0 (no bound) or more; 0 or more; 1 or more"
-            )
+        max_chunk_bytes = given.max_chunk_bytes if max_chunk_bytes is None else max_chunk_bytes
+        if when_full not in ("block", "refuse", "drop_oldest"):
+            raise ConfigError(f"when_full is {when_full!r}; expected block, refuse or drop_oldest")
+        _seconds("timeout_s", timeout_s)
+        _whole("max_backlog", max_backlog, 0)
+        _whole("replicas", replicas, 0)
+        _whole("max_waiting", max_waiting, 1)
+        _whole("max_chunk_bytes", max_chunk_bytes, 1)
+        _whole("max_streams", max_streams, 1)
         self._url = given.redis_url
         self.counts: Counter[str] = Counter()
         self._waiting = Waiting(max_waiting, max_streams, self.counts) if when_full == "drop_oldest" else None
@@ -130,9 +148,10 @@ class Pushing:
             idle_ms=given.idle_ms,
             tombstone_ms=given.tombstone_ms,
         )
-        self._cutter = Cutter(self.spec, given.max_chunk_bytes if max_chunk_bytes is None else max_chunk_bytes)
+        self._cutter = Cutter(self.spec, max_chunk_bytes)
         self._outbox = Outbox(max_streams, given.idle_ms)
         self._id, self._claims = secrets.token_hex(8), 0
+        self._closed = False
         self._connect()
 
     def _connect(self) -> None:
@@ -146,12 +165,21 @@ class Pushing:
     def _claim(self) -> str:
         return f"{self._id}/{self._claims}"
 
+    def _check_open(self) -> None:
+        """A closed client would connect again, and what is queued would wait for a sender that has ended."""
+        if self._closed:
+            raise ConfigError(CLOSED)
+
     def _late(self, since_s: float) -> bool:
         return time.monotonic() - since_s > self._timeout_s
 
     def _cut(self, items: Sequence[Item]) -> list[list[bytes]]:
         """Everything that can be wrong with a push, before anything is sent."""
-        names = [stream for stream, _, _ in items]
+        self._check_open()
+        try:
+            names = [stream for stream, _, _ in items]
+        except (TypeError, ValueError):
+            raise ConfigError(f"push_many was given {str(items)[:80]}; expected items (stream, samples, end)") from None
         if len(set(names)) < len(names):
             raise ConfigError(f"a stream stands twice in one push_many ({len(names)} items): join its samples")
         parts = [self._cutter.cut(stream, samples) for stream, samples, _ in items]
@@ -230,6 +258,7 @@ class Pushing:
         return [chunks[i] for i in again]
 
     def _resume(self, stream: str) -> Steps[Standing]:
+        self._check_open()
         since_s = time.monotonic()
         if self._waiting is not None and self._waiting.holds(stream):
             raise ConfigError(f"chunks of stream {stream!r} still wait to be sent: flush() before you resume it")

@@ -94,8 +94,11 @@ def _read_npz(path: Path, columns: tuple[str, ...] | None) -> Table:
             raise TableError(f"{path}: one array and no archive; write it with np.savez")
         with archive:
             found = _first(archive)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise TableError(f"{path}: cannot be read as .npz ({error})") from None
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
+        # numpy takes whatever it does not know for a pickle, and its message says how to load one unsafely.
+        raise TableError(f"{path}: cannot be read as .npz; write it with np.savez") from None
     if isinstance(found, str):
         raise TableError(f"{path}: no float array [N, C] in it; it holds {found or 'nothing'}")
     values = found.astype(np.float64).reshape(len(found), -1)

@@ -20,6 +20,8 @@ from pipeline.broker.keys import partition_of
 from pipeline.broker.stand import Begin, Begun, Terms
 from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Fenced, StatebeltError
 
+CLOSED = "this producer is closed, nothing was sent: push before close(), or make another Producer"
+
 _PAUSE_S = 0.02
 _BATCH = 256
 
@@ -74,6 +76,7 @@ class Waiting:
         self._out: list[_Waits] = []
         self._tickets = 0
         self._at_once = _BATCH
+        self._given_up = False
         self.trouble: StatebeltError | None = None
 
     def __len__(self) -> int:
@@ -81,8 +84,15 @@ class Waiting:
             return len(self._queue) + len(self._out)
 
     def add(self, stream: str, parts: Sequence[bytes], end: bool) -> int:
-        """Queue a push. Returns the seq of its last chunk, -1 while nobody knows it. Raises Fenced."""
+        """Queue a push. Returns the seq of its last chunk, -1 while nobody knows it.
+
+        Raises:
+            Fenced: another producer has the stream.
+            ConfigError: it was given up meanwhile.
+        """
         with self._lock:
+            if self._given_up:
+                raise ConfigError(CLOSED)
             if stream in self._fenced:
                 raise Fenced(f"nothing is queued: {taken([stream])}")
             life = self._lives.setdefault(stream, _Life(stream))
@@ -170,8 +180,9 @@ class Waiting:
                     self._lives[stream] = life
 
     def give_up(self) -> None:
-        """Drop everything, counted: nobody is going to send it."""
+        """Drop everything, counted: nobody is going to send it, nor what comes later."""
         with self._lock:
+            self._given_up = True
             for waits in [*self._out, *self._queue.values()]:
                 self._count_dropped(waits)
             self._queue.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import redis
@@ -33,6 +34,16 @@ class Topic:
 
     def __post_init__(self) -> None:
         check_name("topic", self.name)
+        for name, kind, wanted in (
+            ("sample_rate_hz", Real, "a number"),
+            ("channels", Integral, "a whole number"),
+            ("partitions", Integral, "a whole number"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ConfigError(
+                    f"topic {self.name!r}: {name} is {value!r} ({type(value).__name__}); expected {wanted}"
+                )
         if not 1 <= self.partitions <= MAX_PARTITIONS:
             raise ConfigError(f"topic {self.name!r}: {self.partitions} partitions; expected 1 to {MAX_PARTITIONS}")
         if not self.sample_rate_hz > 0 or self.channels < 1 or self.sample_type not in ("int16", "float32"):
@@ -44,7 +55,7 @@ class Topic:
     def fields(self) -> dict[str, str]:
         """As stored in Redis. A whole rate is written without a decimal point."""
         about = {key: str(value) for key, value in asdict(self).items() if key != "name"}
-        return {**about, "sample_rate_hz": f"{self.sample_rate_hz:.17g}", "version": str(VERSION)}
+        return {**about, "sample_rate_hz": f"{float(self.sample_rate_hz):.17g}", "version": str(VERSION)}
 
 
 def create(client: redis.Redis, topic: Topic, *, any_partitions: bool = False) -> Topic:

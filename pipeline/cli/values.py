@@ -28,6 +28,9 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+_WRITE_ONE = "write one with numpy.save(path, values.astype('float32'))"
+
+
 def _rate(text: str) -> float:
     """A number, or a fraction of two: `1/3600` is once an hour.
 
@@ -89,10 +92,13 @@ def read_given(path: Path | None) -> Array | None:
         return None
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"--given {path}: cannot be read as .npy ({error})") from None
+    except OSError as error:
+        raise ConfigError(f"--given {path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile):
+        # numpy takes whatever it does not know for a pickle, and its message says how to load one unsafely.
+        raise ConfigError(f"--given {path}: cannot be read as a .npy file of numbers; {_WRITE_ONE}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
-        raise ConfigError(f"--given {path}: expected one array of floats")
+        raise ConfigError(f"--given {path}: expected one array of floats; {_WRITE_ONE}")
     flat = values.astype(np.float32).reshape(-1)
     if not np.isfinite(flat).all():
         raise ConfigError(f"--given {path}: holds NaN or infinity")

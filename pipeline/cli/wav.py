@@ -50,7 +50,7 @@ class WavFile:
 
     def write(self, samples: Array) -> None:
         """float32 `[n]`, in -1..1; what lies beyond is clipped."""
-        from pipeline.audio import to_sample_type
+        from pipeline.samples import to_sample_type
 
         self._append(to_sample_type(samples, "int16").astype("<i2").tobytes())
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.audio import to_sample_type
 from pipeline.batcher import Batcher, Event, Output
 from pipeline.bundle import Bundle
 from pipeline.component import Array
 from pipeline.errors import ConfigError
 from pipeline.manifest import InputSpec
+from pipeline.samples import to_sample_type
 
 FRAMES = 300
 """Frames of a stream, unless asked for otherwise: a few seconds of work for a model of a million weights."""

@@ -18,13 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.adopt.build import adopt
 from pipeline.adopt.merge import dft, merge
 from pipeline.adopt.recipe import locate, read_recipe
-from pipeline.audio import read, to_sample_type
+from pipeline.audio import read
 from pipeline.bundle import Bundle, as_float, from_bytes
 from pipeline.component import Array
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.frontend.window import Window
 from pipeline.manifest import InputSpec, Manifest, ModelSpec, OverlapAddHead, StateSpec, WindowFrontend
 from pipeline.model import fold, open_runtime
+from pipeline.samples import to_sample_type
 from tests import zoo
 from tests.contract.streaming import Rows, forward_outcome
 from tests.harness import DATA

@@ -29,6 +29,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"belt"},
     {"recordings"},
     {"settings", "audio", "sensor", "logs", "broker", "share", "status"},
+    {"samples"},
     {"manifest", "csvfile"},
     {"component", "onnxfile", "regular"},
     {"errors"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -19,7 +20,7 @@ from pipeline.broker.connection import connect_async
 from pipeline.broker.keys import Keys, partition_of
 from pipeline.broker.reader import AsyncResultReader, ResultReader
 from pipeline.consumer import AsyncConsumer, Consumer, Result
-from pipeline.errors import BrokerUnavailable, ConfigError
+from pipeline.errors import BrokerUnavailable, ConfigError, TimedOut
 
 PARTITIONS = 2
 
@@ -51,8 +52,8 @@ class Awaited:
     def __iter__(self) -> Iterator[Result]:
         return self._each(aiter(self.inner))
 
-    def until_end(self, stream: str) -> Iterator[Result]:
-        return self._each(self.inner.until_end(stream))
+    def until_end(self, stream: str, timeout_s: float | None = None) -> Iterator[Result]:
+        return self._each(self.inner.until_end(stream, timeout_s))
 
     def close(self) -> None:
         self._loop.run_until_complete(self.inner.close())
@@ -136,6 +137,50 @@ def test_up_to_its_end_and_the_next_life_after_it(make: Make, redis_client: redi
     consumer = make()
     assert [r.seq for r in consumer.until_end("s")] == [0, 1]
     assert [r.seq for r in consumer.until_end("s")] == [2, 3]
+
+
+def test_an_end_that_does_not_come_is_told_in_time(make: Make, redis_client: redis.Redis) -> None:
+    """Without a worker it waited for ever. What came is handed out first, and it may be waited for once more."""
+    publish(redis_client, "s", 0)
+    consumer, got, since = make(), [], time.monotonic()
+    with pytest.raises(TimedOut, match=r"'s' has not ended within 0\.5 s.*group 'digits'.*statebelt topics") as raised:
+        got.extend(consumer.until_end("s", timeout_s=0.5))
+    assert 0.5 <= time.monotonic() - since < 5
+    assert isinstance(raised.value, TimeoutError)
+    assert seqs(got) == [0]
+    publish(redis_client, "s", 1, end=True)
+    assert [r.seq for r in consumer.until_end("s", timeout_s=5)] == [1]
+
+
+def test_results_of_others_do_not_prolong_the_time(make: Make, redis_client: redis.Redis) -> None:
+    done = threading.Event()
+
+    def others() -> None:
+        for seq in range(1000):
+            publish(redis_client, "other", seq)
+            if done.wait(0.01):
+                return
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    since = time.monotonic()
+    try:
+        with pytest.raises(TimedOut):
+            list(make().until_end("s", timeout_s=0.3))
+    finally:
+        done.set()
+        thread.join()
+    assert time.monotonic() - since < 3
+
+
+def test_an_end_that_is_there_needs_no_time(make: Make, redis_client: redis.Redis) -> None:
+    for seq in range(3):
+        publish(redis_client, "s", seq, end=seq == 2)
+    got = []
+    for result in make().until_end("s", timeout_s=0.1):
+        got.append(result.seq)
+        time.sleep(0.1)  # whoever reads takes time of its own
+    assert got == [0, 1, 2]
 
 
 def test_a_loop_that_is_left_loses_nothing(make: Make, redis_client: redis.Redis) -> None:
@@ -240,6 +285,9 @@ def test_readers_tell_their_offsets_once_now_is_known(url: str, redis_client: re
 def test_what_cannot_be_read_at_all(make: Make, url: str) -> None:
     with pytest.raises(ConfigError, match="start is 'begining'; expected"):
         make("begining")
+    for stream in (3, "a{b}", ""):
+        with pytest.raises(ConfigError, match=r"stream name .* expected 1 to 200 bytes"):
+            make(stream=stream)
     for form in (Consumer, AsyncConsumer):
         with pytest.raises(ConfigError, match="no topic 'calls'"):
             form("calls", "digits", url=url)

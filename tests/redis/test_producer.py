@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -227,15 +228,56 @@ def test_a_topic_that_is_another_or_not_there(make: Make) -> None:
     [
         {"sample_rate_hz": 2e6}, {"sample_rate_hz": 0}, {"sample_rate_hz": float("nan")}, {"channels": 0},
         {"channels": 70_000}, {"sample_type": "int8"}, {"partitions": 0}, {"when_full": "drop"}, {"max_backlog": -1},
-        {"replicas": -1}, {"max_streams": 0}, {"when_full": "drop_oldest", "max_waiting": 1},
+        {"replicas": -1}, {"max_streams": 0}, {"when_full": "drop_oldest", "max_waiting": 1}, {"max_chunk_bytes": 0},
+        {"sample_rate_hz": "8000"}, {"sample_rate_hz": True}, {"channels": "a"}, {"channels": 1.5}, {"partitions": "4"},
+        {"partitions": 2.5}, {"sample_type": np.int16}, {"max_backlog": "a"}, {"max_backlog": 1.5}, {"replicas": "x"},
+        {"max_streams": None}, {"timeout_s": "a"}, {"timeout_s": None}, {"max_chunk_bytes": "a"},
+        {"when_full": "drop_oldest", "max_waiting": "a"}, {"topic": 3},
     ],
+    ids=str,
 )  # fmt: skip
 def test_what_no_topic_can_be_is_refused_and_not_written(
     make: Make, redis_client: redis.Redis, options: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as raised:
         make(**options)
+    assert "expected" in str(raised.value) or "should" in str(raised.value)
     assert redis_client.keys("*") == []
+
+
+def test_numbers_as_arrays_hold_them_are_numbers(make: Make) -> None:
+    found = make(
+        sample_rate_hz=np.float32(8000), channels=np.int64(1), max_backlog=np.int64(7), timeout_s=np.float64(1)
+    )
+    assert found.spec.sample_rate_hz == 8000
+    assert make(sample_rate_hz=Fraction(8000)).spec == found.spec
+
+
+@pytest.mark.parametrize("items", [["a"], [("a", X)], 3])
+def test_items_that_are_none(make: Make, items: Any) -> None:
+    with pytest.raises(ConfigError, match=r"expected .*\(stream, samples, end\)"):
+        make().push_many(items)
+
+
+def test_floats_are_what_run_says_of_the_same_floats(make: Make, url: str) -> None:
+    """Overshoots are clipped in the same way; each chunk is converted by itself there, the whole at once here."""
+    bundle = zoo.bundle("digits")
+    rng = np.random.default_rng(2)
+    x = (zoo.signal(bundle.manifest.input, 8000)[:, 0] / 20_000 + rng.normal(0, 1e-3, 8000)).astype(np.float32)
+    assert np.abs(x).max() > 1.2
+    producer = make()
+    with Consumer("audio", "digits", url=url, start="beginning") as consumer, worker(url, bundle):
+        for at in range(0, 8000, 777):
+            producer.push("s", x[at : at + 777], end=at + 777 >= 8000)
+        found = collect(consumer, ["s"])
+    assert_exact(bundle, {"s": x}, found)
+
+
+def test_a_float_on_the_scale_of_int16_is_refused(make: Make, redis_client: redis.Redis) -> None:
+    producer = make()
+    with pytest.raises(ChunkRejected, match=r"stream 's': float32 samples reach 99; .* use x.astype\(\"int16\"\)"):
+        producer.push("s", X.astype(np.float32))
+    assert stored(redis_client, "s") == []
 
 
 def test_no_server(make: Make, tmp_path: Path) -> None:

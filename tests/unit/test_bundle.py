@@ -67,6 +67,11 @@ class TestNoBundle:
         with pytest.raises(ManifestError, match=r"no bundle at 'letters'.*digits"):
             load("letters")
 
+    @pytest.mark.parametrize("given", [3, None, b"digits"])
+    def test_neither_a_name_nor_a_path(self, given: object) -> None:
+        with pytest.raises(ManifestError, match=r"load was given (int|NoneType|bytes) .*expected a path .*digits"):
+            load(given)  # type: ignore[arg-type]
+
     def test_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ManifestError, match="no bundle at"):
             load(tmp_path)

@@ -15,11 +15,11 @@ import soundfile
 import structlog
 
 from pipeline import audio
-from pipeline.audio import to_sample_type
 from pipeline.broker.keys import log_key, partition_of
 from pipeline.cli.wav import WavFile
 from pipeline.errors import ConfigError
 from pipeline.offline import run
+from pipeline.samples import to_sample_type
 from tests import zoo
 from tests.harness import make_producer, until, worker
 from tests.unit.test_cli import statebelt

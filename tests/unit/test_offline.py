@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
+from pipeline import audio
+from pipeline.bundle import SHIPPED, Bundle, load
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.head import Keywords
 from pipeline.manifest import KeywordsHead
 from pipeline.offline import Run, run
+from pipeline.outbox import Cutter
 from tests import zoo
 
 NAMES = list(zoo.ZOO)
@@ -94,8 +98,7 @@ def test_mono_may_be_a_vector_or_a_column() -> None:
 
 
 WRONG: dict[str, tuple[str, object, str]] = {
-    "float32 for int16": ("audio", np.zeros(9, np.float32), r"float32 of shape \[9\].*takes int16 \[N, 1\]"),
-    "int16 for float32": ("sensor", np.zeros((9, 6), np.int16), r"int16 of shape \[9, 6\].*takes float32 \[N, 6\]"),
+    "float32 far beyond -1..1": ("audio", np.full(9, 500, np.float32), r"float32 samples reach 500; expected -1\.\.1"),
     "float64": ("sensor", np.zeros((9, 6)), "float64"),
     "big-endian": ("audio", np.zeros(9, ">i2"), ">i2"),
     "a list": ("audio", [1, 2, 3], "int64"),
@@ -116,7 +119,53 @@ def test_wrong_samples(case: str) -> None:
         run(zoo.bundle(name), samples)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("chunk_samples", [0, -1])
+def pushed(bundle: Bundle, x: np.ndarray) -> np.ndarray:
+    """What a producer makes of it, as a worker reads it."""
+    spec = bundle.manifest.input
+    data = b"".join(Cutter(spec, 1000).cut("s", x))
+    return np.frombuffer(data, spec.sample_type).reshape(-1, spec.channels)
+
+
+def test_other_samples_are_converted_as_a_push_converts_them() -> None:
+    """float32 for int16, what overshoots included, and int16 for float32: to the byte."""
+    rng = np.random.default_rng(0)
+    cases = [
+        ("audio", rng.uniform(-1.2, 1.2, 9000).astype(np.float32)),
+        ("sensor", rng.integers(-32768, 32768, (90, 6)).astype(np.int16)),
+    ]
+    for name, x in cases:
+        bundle = zoo.bundle(name)
+        found, expected = run(bundle, x), run(bundle, pushed(bundle, x))
+        assert found.events == expected.events
+        assert found.scores.tobytes() == expected.scores.tobytes()
+
+
+@pytest.mark.parametrize("named", ["digits", Path("digits"), SHIPPED / "digits.onnx", str(SHIPPED / "digits.onnx")])
+def test_a_bundle_by_its_name_or_path(named: str | Path) -> None:
+    samples = audio.read(SHIPPED.parent / "recordings" / "digits.flac", load("digits").manifest.input)
+    assert run(named, samples[:8000]).events == run(load("digits"), samples[:8000]).events
+
+
+def test_what_is_no_bundle_is_said_to_be_none() -> None:
+    with pytest.raises(ManifestError, match="no bundle at 'letters'"):
+        run("letters", np.zeros(9, np.int16))
+    with pytest.raises(ManifestError, match=r"load was given ndarray .*expected a path .*digits"):
+        run(np.zeros(9, np.int16), np.zeros(9, np.int16))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate_hz", ["8000", -8000, float("nan"), True])
+def test_wrong_rates(rate_hz: object) -> None:
+    with pytest.raises(ConfigError, match=r"takes 16000 Hz"):
+        run(zoo.bundle("audio"), np.zeros(9, np.int16), rate_hz=rate_hz)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ["abc", [[1], [2, 3]], [1, 2], [np.nan] * 8, [None] * 8])
+def test_wrong_given(given: object) -> None:
+    with pytest.raises(ConfigError, match=r"given .*takes 8, all finite"):
+        run(zoo.bundle("given"), np.zeros((9, 2), np.float32), given=given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chunk_samples", [0, -1, "a", 1.5])
 def test_wrong_chunks(chunk_samples: int) -> None:
     with pytest.raises(ConfigError, match=f"chunks of {chunk_samples} samples"):
         run(zoo.bundle("audio"), np.zeros(9, np.int16), chunk_samples=chunk_samples)
