@@ -117,7 +117,7 @@ def test_channels_are_never_made_up(tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     for has in (1, 3):
         soundfile.write(path, noise(100, has), 8000)
-        with pytest.raises(AudioError, match=rf"x\.wav: {has} channels, expected 2"):
+        with pytest.raises(AudioError, match=rf"x\.wav: {has} channels?, expected 2"):
             audio.read(path, STEREO)
 
 
