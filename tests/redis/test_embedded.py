@@ -88,6 +88,20 @@ def test_a_folder_that_others_may_enter_is_closed_to_them(folder: Path) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("entry", ["letters.txt", "appendonlydir"])
+def test_a_folder_of_something_else_is_not_closed(folder: Path, entry: str) -> None:
+    """A home, given by mistake. Data that were copied here from elsewhere are a server's, whoever may enter."""
+    folder.mkdir(mode=0o755)
+    (folder / entry).mkdir()
+    if entry == "appendonlydir":
+        with EmbeddedServer(folder):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    else:
+        with pytest.raises(ConfigError, match="give the server a folder of its own"):
+            EmbeddedServer(folder).start()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
 def test_data_survives_a_clean_end(folder: Path) -> None:
     with EmbeddedServer(folder) as server, connect(server.url) as client:
         client.set("a", "b")
