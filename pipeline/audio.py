@@ -15,6 +15,20 @@ from pipeline.manifest import InputSpec
 from pipeline.regular import why_none
 from pipeline.samples import off_scale, to_sample_type
 
+_ARRAYS = ("npz, or another zip", "npy")
+_MAGIC = {
+    b"fLaC": "FLAC",
+    b"RIFF": "WAV",
+    b"RF64": "WAV",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+    b"FORM": "AIFF",
+    b".snd": "AU",
+    b"caff": "CAF",
+    b"\x1aE\xdf\xa3": "WebM",
+    b"PK\x03\x04": _ARRAYS[0],
+    b"\x93NUMPY": _ARRAYS[1],
+}
 _INT16_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}
 
 
@@ -71,11 +85,15 @@ def _finite(samples: Array, source: str) -> Array:
 def pcm(stream: BinaryIO, spec: InputSpec, chunk_samples: int) -> Iterator[Array]:
     """Raw little-endian PCM of the topic's own rate and type, `[n, channels]` at a time, as it arrives.
 
-    Raises AudioError when the input ends within a sample.
+    Raises AudioError when it begins as a recording's file does, or ends within a sample.
     """
     dtype = np.dtype(spec.sample_type).newbyteorder("<")
     sample_bytes = dtype.itemsize * spec.channels
+    first = True
     while data := stream.read(chunk_samples * sample_bytes):
+        if first and (kind := _encoded(data)):
+            raise AudioError(f"standard input is {kind}, not raw PCM. Push the file itself{_decode(kind, spec)}")
+        first = False
         odd = len(data) % sample_bytes
         if len(data) > odd:
             yield np.frombuffer(data, dtype, (len(data) - odd) // dtype.itemsize).reshape(-1, spec.channels)
@@ -84,6 +102,24 @@ def pcm(stream: BinaryIO, spec: InputSpec, chunk_samples: int) -> Iterator[Array
                 f"standard input ended within a sample: {odd} of {sample_bytes} bytes "
                 f"({spec.channels} x {spec.sample_type}); what came before was pushed"
             )
+
+
+def _encoded(head: bytes) -> str | None:
+    """What a file is by its first bytes, where it is no raw PCM. (The odds that PCM begins so are 1 to 16 million.)"""
+    if head[4:8] == b"ftyp":
+        return "MP4"
+    if head[:1] == b"\xff" and (b"Xing" in head[:64] or b"Info" in head[:64]):  # without tags, as lame writes it
+        return "MP3"
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def _decode(kind: str, spec: InputSpec) -> str:
+    if kind in _ARRAYS:
+        return ""
+    form = "s16le" if spec.sample_type == "int16" else "f32le"
+    asked = "; of arecord, say -t raw" if kind == "WAV" else ""
+    flags = f"-f {form} -ac {spec.channels} -ar {spec.sample_rate_hz:g}"
+    return f", or decode it first: ffmpeg -i FILE {flags} - | statebelt push -{asked}"
 
 
 def recordings(paths: list[Path]) -> list[Path]:

@@ -52,13 +52,14 @@ def _topic(
                 raise ConfigError(f"there is no topic {name!r} yet; say sample_rate_hz (and channels) to create it")
             return found
         wanted = topics.Topic(name, sample_rate_hz, sample_type, channels, partitions)
-        _spec(wanted)  # before it is written for all to see
+        spec_of(wanted)  # before it is written for all to see
         return topics.create(client, wanted, any_partitions=any_partitions)
     finally:
         client.close()
 
 
-def _spec(topic: topics.Topic) -> InputSpec:
+def spec_of(topic: topics.Topic) -> InputSpec:
+    """What the topic carries. Raises ConfigError: no bundle's input can be like that."""
     try:
         return InputSpec(
             sample_rate_hz=float(topic.sample_rate_hz), channels=topic.channels, sample_type=topic.sample_type
@@ -134,7 +135,7 @@ class Pushing:
         found = _topic(topic, self._url, sample_rate_hz, sample_type, channels, wanted, partitions is None)
         self.topic = topic
         self.partitions = found.partitions
-        self.spec = _spec(found)
+        self.spec = spec_of(found)
         self._when_full = when_full
         self._timeout_s = timeout_s
         # A server that is silent, not gone, must not hold a push for longer than it was given.

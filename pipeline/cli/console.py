@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from pipeline.cli.plain import escaped
-from pipeline.errors import ConfigError, ManifestError, RecordingError
+from pipeline.errors import ChunkRejected, ConfigError, ManifestError, RecordingError
 
 out = Console()
 err = Console(stderr=True)
@@ -51,7 +51,7 @@ def abandon_output() -> None:
 
 def exit_status(error: Exception) -> int:
     """2 for a mistake in what was asked, 1 for what went wrong on the way."""
-    return 2 if isinstance(error, (ConfigError, ManifestError, RecordingError)) else 1
+    return 2 if isinstance(error, (ChunkRejected, ConfigError, ManifestError, RecordingError)) else 1
 
 
 def examples(*lines: tuple[str, str]) -> str:
