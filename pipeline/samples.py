@@ -76,7 +76,7 @@ def off_scale(samples: Array) -> str | None:
     if abs(peak) <= LOUDEST:
         return None
     return (
-        f"float32 samples reach {peak:g}; expected -1..1 (up to {LOUDEST:g} is clipped), as this topic carries int16: "
+        f"float32 samples reach {peak:g}; expected -1..1 (up to {LOUDEST:g} is clipped), as int16 is carried: "
         "if they are int16 values, divide them by 32768"
     )
 
