@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.console import emit, err, say_warning
+from pipeline.cli.plain import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +25,7 @@ def finish(producer: Producer, as_json: bool) -> None:
     if as_json:
         emit({"topic": producer.topic, "pushed": producer.counts["pushed"], "dropped": chunks, "dropped_ends": ends})
     else:
-        untold = f"; {ends} streams have no end" if ends else ""
+        untold = f"; {counted(ends, 'stream')} {'has' if ends == 1 else 'have'} no end" if ends else ""
         say_warning(f"dropped {chunks} of {chunks + producer.counts['pushed']} chunks: workers lag behind{untold}")
 
 

@@ -209,13 +209,13 @@ def test_a_row_keeps_the_rest_of_a_block_as_it_came(bundle: Bundle) -> None:
 
 
 def test_a_row_keeps_the_signal_behind_it_as_it_came(bundle: Bundle) -> None:
-    """What a window reaches back to is in a row as samples of the topic's type: every one of an int16's values."""
+    """What a window reaches back to is in a row as samples of the topic's type: values from all over an int16's."""
     spec = bundle.manifest.input
     rows = Rows(bundle, 1)
     fields = [field for field in bundle.frontend.fields if field.signal]
     length = max([int(field.shape[0]) for field in fields], default=0)
-    for first in range(0, 65536, max(length, 1)) if fields else ():
-        values = np.arange(first, first + length) - 32768
+    for first in range(8) if fields else ():
+        values = np.linspace(first, 65535, length).astype(int) - 32768
         came = np.clip(values, -32768, 32767) / (1 if spec.sample_type == "int16" else 32768)
         signal = np.repeat(came.astype(spec.sample_type)[:, None], spec.channels, axis=1)
         whole = np.zeros((-len(signal) % block_samples(bundle), spec.channels), spec.sample_type)

@@ -478,6 +478,7 @@ BROKEN: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)  # what is tried is the machine, not the server
 @pytest.mark.parametrize("defect", BROKEN)
 def test_the_machine_notices(
     client: redis.Redis, keys: Keys, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, defect: str

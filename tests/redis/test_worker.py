@@ -143,7 +143,7 @@ def test_a_server_that_lost_its_data_is_worked_on(url: str, redis_client: redis.
         redis_client.flushall()
         lost_s = time.time()
         assert lags(redis_client, keys) == [0, 0, 0, 0]
-        until(lambda: any(s.at_s > lost_s for s in status.read(tmp_path, "audio", "digits")), "a report")
+        until(lambda: any(s.at_s > lost_s for s in status.read(tmp_path, url, "audio", "digits")), "a report")
         until(lambda: redis_client.exists(*[each.lease for each in keys]) == 4, "the leases anew")
         with (
             make_producer(url, bundle) as producer,
