@@ -234,7 +234,7 @@ def _app() -> object:
 
 
 def test_a_missing_file_is_told_before_anything_is_installed(tmp_path: Path) -> None:
-    make = ["make", "-n", "inspect", f"VENV={tmp_path / 'none'}"]
+    make = ["make", "-n", "--no-print-directory", "inspect", f"VENV={tmp_path / 'none'}"]
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "say which recording: make inspect FILE=me.wav" in done.stderr
