@@ -56,6 +56,14 @@ def clients(url: str, **options: object) -> Iterator[tuple[Producer, Consumer]]:
         yield producer, consumer
 
 
+def in_two_parts(count: int, *, words: int) -> tuple[dict[str, np.ndarray], list[Any], list[Any]]:
+    """Real speech, and its chunks in rounds: those of the first half, and the others."""
+    signals = digits(count, words=words)
+    batches = list(cut_up(BUNDLE, signals, every(20)))
+    half = len(batches) // 2
+    return signals, batches[:half], batches[half:]
+
+
 def entries(client: redis.Redis, kind: str) -> int:
     return sum(client.xlen(getattr(keys, kind)) for keys in LOGS)
 
@@ -112,17 +120,15 @@ def test_a_replay_that_loses_an_answer_replays_all_the_same(
     url: str, redis_client: redis.Redis, proxy: Proxy, bundle_file: Path, tmp_path: Path, partition: int
 ) -> None:
     """The rows of one partition do not come: nothing of another is counted as replayed that was not stored."""
-    signals = digits(12, words=3)
-    batches = list(cut_up(BUNDLE, signals, every(20)))
-    half = len(batches) // 2
+    signals, before, after = in_two_parts(12, words=3)
     with clients(url) as (producer, consumer):
-        leave_rows_behind(url, redis_client, producer, batches[:half], bundle_file, tmp_path)
+        leave_rows_behind(url, redis_client, producer, before, bundle_file, tmp_path)
         proxy.lose_reply(b"{audio/%d}:digits:row:" % partition)
         with WorkerProcess(proxy.url, bundle_file, tmp_path, **LATE, read_entries=2000) as second:  # all in one batch
             until(lambda: sum(e.get("event") == "replayed" for e in second.events()) >= 4, "all to be replayed")
             second.kill()
         assert proxy.happened
-        for batch in batches[half:]:
+        for batch in after:
             producer.push_many(batch)
         with worker(url, BUNDLE, **FAST):
             assert_exact(BUNDLE, signals, collect(consumer, list(signals)))
@@ -132,16 +138,14 @@ def test_a_replay_that_loses_every_lease_goes_on(
     url: str, redis_client: redis.Redis, proxy: Proxy, bundle_file: Path, tmp_path: Path
 ) -> None:
     """Redis is slow once, in its midst, for longer than the lease."""
-    signals = digits(6, words=2)
-    batches = list(cut_up(BUNDLE, signals, every(20)))
-    half = len(batches) // 2
+    signals, before, after = in_two_parts(6, words=2)
     with clients(url) as (producer, consumer):
-        leave_rows_behind(url, redis_client, producer, batches[:half], bundle_file, tmp_path)
+        leave_rows_behind(url, redis_client, producer, before, bundle_file, tmp_path)
         proxy.delay(0.8, "reply", b"digits:row:")
         with worker(proxy.url, BUNDLE, **LATE) as second:
             until(lambda: len(second.owned) == 4 and caught_up(redis_client), "all to be replayed")
             assert second.counts["dropped_partitions"] > 0  # else nothing was tried
-            for batch in batches[half:]:
+            for batch in after:
                 producer.push_many(batch)
             assert_exact(BUNDLE, signals, collect(consumer, list(signals)))
 
@@ -167,9 +171,8 @@ def test_a_replay_longer_than_the_lease_goes_on_in_parts(
 
 def test_a_failover_that_loses_rows_alone_is_noticed(tmp_path: Path, bundle_file: Path) -> None:
     """The worker has stored what rows lacked; the replica that takes over has the offset, and not these rows."""
-    signals = digits(12, words=3)
-    batches = list(cut_up(BUNDLE, signals, every(20)))
-    half, port = len(batches) // 2, free_port()
+    signals, before, after = in_two_parts(12, words=3)
+    port = free_port()
     with (
         EmbeddedServer(tmp_path / "a", fsync="no", port=port, settings=AT_ONCE) as old,
         EmbeddedServer(tmp_path / "b", fsync="no", settings=AT_ONCE) as new,
@@ -181,7 +184,7 @@ def test_a_failover_that_loses_rows_alone_is_noticed(tmp_path: Path, bundle_file
         with clients(proxy.url) as (producer, consumer):
             with WorkerProcess(proxy.url, bundle_file, tmp_path, **{**LATE, "lease_ms": 4000}) as process:
                 process.wait_for("ready")
-                for batch in batches[:half]:
+                for batch in before:
                     producer.push_many(batch)
                 until(lambda: entries(of_old, "out") == entries(of_old, "log"), "results of all")
                 until(lambda: entries(of_new, "out") == entries(of_old, "out"), "the replica to have them")
@@ -190,11 +193,11 @@ def test_a_failover_that_loses_rows_alone_is_noticed(tmp_path: Path, bundle_file
                 until(lambda: caught_up(of_old), "the worker to store its rows, in vain")
                 proxy.lead_to(str(new.socket_path))
                 proxy.cut_all()
-                for batch in batches[half : half + 20]:
+                for batch in after[:20]:
                     producer.push_many(batch)
                 until(lambda: entries(of_new, "out") == entries(of_new, "log"), "results of these")
                 process.kill()
-            for batch in batches[half + 20 :]:
+            for batch in after[20:]:
                 producer.push_many(batch)
             with worker(new.url, BUNDLE, **FAST):
                 assert_exact(BUNDLE, signals, collect(consumer, list(signals)))
