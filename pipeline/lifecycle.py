@@ -70,6 +70,11 @@ class Owned:
         return self.sent or self.offset
 
     @property
+    def settled_at(self) -> bytes:
+        """Where Redis has the group stand; empty while a commit is on its way, or in doubt."""
+        return b"" if self.sent else self.offset
+
+    @property
     def partition(self) -> int:
         """Its number."""
         return self.lease.keys.partition

@@ -110,11 +110,12 @@ class Ownership:
         return max(0.001, self._next_beat_s - time.monotonic())
 
     def renew(self) -> None:
-        """Renew the leases that have lasted for a third of their time."""
+        """Renew the leases that have lasted for a third of their time; drop what is not as it was left."""
         now, due = time.monotonic(), self._worn()
         if not due:
             return
-        for owned, error in zip(due, leases.renew(self._client, [o.lease for o in due]), strict=True):
+        held = [(owned.lease, owned.settled_at) for owned in due]
+        for owned, error in zip(due, leases.renew(self._client, held), strict=True):
             if isinstance(error, Fenced):
                 self.drop(owned, error)
             elif error is not None:

@@ -105,13 +105,18 @@ def holders(client: redis.Redis, of: Sequence[Keys]) -> list[str | None]:
     return [reply.decode(errors="replace").partition(" ")[2] if reply else None for reply in replies]
 
 
-def renew(client: redis.Redis, leases: Sequence[Lease]) -> list[StatebeltError | None]:
-    """Renew leases in one round trip. For each: None, or `Fenced` (drop that partition), or why it failed.
+def renew(client: redis.Redis, held: Sequence[tuple[Lease, bytes]]) -> list[StatebeltError | None]:
+    """Renew leases in one round trip: each with the offset at which its owner left the group (empty: in doubt).
 
-    A commit renews its lease too: this is for partitions with nothing to commit. Never raises `BrokerUnavailable`
-    itself: it stands in the list, for every lease.
+    For each: None, or `Fenced` (drop that partition: the lease is not in force, or the group is not where it was left),
+    or why it failed. A commit renews its lease too: this is for partitions with nothing to commit. Never raises
+    `BrokerUnavailable` itself: it stands in the list, for every lease.
     """
-    return _each(client, leases, [Call("sb_renew", [x.keys.lease], [x.owner, x.epoch, x.lease_ms]) for x in leases])
+    calls = [
+        Call("sb_renew", [x.keys.log, x.keys.lease], [x.keys.group, x.owner, x.epoch, x.lease_ms, offset])
+        for x, offset in held
+    ]
+    return _each(client, [lease for lease, _ in held], calls)
 
 
 def release(client: redis.Redis, leases: Sequence[Lease]) -> list[StatebeltError | None]:
@@ -128,6 +133,14 @@ def fenced(lease: Lease, found: bytes) -> Fenced:
     )
 
 
+def moved(lease: Lease, why: bytes) -> Fenced:
+    """The error of an owner that finds the group elsewhere than it left it."""
+    return Fenced(
+        f"partition {lease.keys.partition} of {lease.keys.topic!r}, group {lease.keys.group!r} is not as this owner "
+        f"left it: {why.decode(errors='replace')}. Drop it; acquire it anew."
+    )
+
+
 def _each(client: redis.Redis, leases: Sequence[Lease], calls: Sequence[Call]) -> list[StatebeltError | None]:
     try:
         replies = call_many(client, calls)
@@ -141,4 +154,7 @@ def _outcome(lease: Lease, reply: Any) -> StatebeltError | None:
         return reply
     if isinstance(reply, Exception):
         raise reply
-    return None if reply[0] == b"OK" else fenced(lease, reply[1])
+    kind, *why = reply
+    if kind == b"OK":
+        return None
+    return moved(lease, why[0]) if kind == b"CONFLICT" else fenced(lease, why[0])

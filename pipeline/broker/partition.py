@@ -11,9 +11,9 @@ import redis
 from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.functions import Call, Command, Value, call_many
 from pipeline.broker.keys import Keys
-from pipeline.broker.lease import Lease, fenced
+from pipeline.broker.lease import Lease, fenced, moved
 from pipeline.broker.reader import Ahead
-from pipeline.errors import BrokerUnavailable, ConfigError, Fenced, StatebeltError
+from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Fields = Mapping[bytes, bytes]
 """Fields of an entry, in order."""
@@ -164,10 +164,10 @@ def _outcome(lease: Lease, reply: Any) -> Outcome:
         return Outcome(duplicate=kind == b"DUP")
     if kind == b"FENCED":
         return Outcome(fenced(lease, why[0]))
+    if kind == b"CONFLICT":
+        return Outcome(moved(lease, why[0]))
     where = f"partition {lease.keys.partition} of {lease.keys.topic!r}, group {lease.keys.group!r}"
     said = why[0].decode(errors="replace")
-    if kind == b"CONFLICT":
-        return Outcome(Fenced(f"{where} is not as this owner left it: {said}. Drop it; acquire it anew."))
     return Outcome(ConfigError(f"{where}: a commit that cannot be: {said}. Nothing was written."))
 
 

@@ -137,10 +137,20 @@ local function acquire(keys, args)
   return { 'GRANTED', epoch, offset, entries_read(as_map(redis.call('XINFO', 'STREAM', log)), offset, known), behind }
 end
 
--- keys: lease; args: owner epoch lease_ms
+-- keys: log lease; args: group owner epoch lease_ms offset; offset: where the owner left the group ('': in doubt).
+-- Compared, because a failover may have lost the last commit of a log where nothing more comes: no commit would tell.
+-- OK | FENCED lease | CONFLICT why
 local function renew(keys, args)
-  if not holds(keys[1], args[1], args[2]) then return { 'FENCED', redis.call('GET', keys[1]) or '' } end
-  redis.call('PEXPIRE', keys[1], args[3])
+  local log, lease = keys[1], keys[2]
+  local group, owner, epoch, lease_ms, offset = unpack(args)
+  if not holds(lease, owner, epoch) then return { 'FENCED', redis.call('GET', lease) or '' } end
+  if offset ~= '' then
+    local found = type_of(log) ~= 'none' and group_of(log, group)
+    if not found then return { 'CONFLICT', 'the group is gone' } end
+    local stands = found['last-delivered-id']
+    if stands ~= offset then return { 'CONFLICT', 'the offset is ' .. stands .. ', not ' .. offset } end
+  end
+  redis.call('PEXPIRE', lease, lease_ms)
   return { 'OK' }
 end
 

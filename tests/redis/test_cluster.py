@@ -81,7 +81,7 @@ def test_the_whole_path_in_cluster_mode(cluster: redis.Redis) -> None:
     reader = ResultReader(cluster, "calls", "digits", 4, "beginning")
     assert len(reader.read(1000, 0)) == 100
     assert reader.read(1000, 20) == []
-    assert renew(cluster, [g.lease for g in grants.values()]) == [None] * 4
+    assert renew(cluster, [(lease, one.offset_after) for lease, one in commits]) == [None] * 4
     assert release(cluster, [g.lease for g in grants.values()]) == [None] * 4
     assert trim(cluster, "calls", 0, ["digits"], 60_000, 60_000) == (0, 0)
     status = admin.status(cluster, described.name)

@@ -124,7 +124,7 @@ def test_out_of_memory_refuses_writes_and_lets_go_on(client: redis.Redis, keys: 
             appender.append([Pushed("s", 1, b""), Pushed("s", 2, b"")])
         assert (failed.value.refused, failed.value.unknown) == ([0, 1], [])
         assert everything(client) == stored
-        assert renew(client, [lease]) == [None]
+        assert renew(client, [(lease, b"0-0")]) == [None]
         assert trim(client, "calls", 3, ["digits"], 0, 0) == (0, 0)
     assert commit(client, lease, one) is False
     with config(client, maxmemory="1"):
@@ -176,7 +176,7 @@ def test_functions_come_back_when_they_are_lost(client: redis.Redis, keys: Keys)
     push(client, keys, ids_of(1, 5))
     lease = grant(client, keys).lease
     client.function_flush()
-    assert renew(client, [lease, lease]) == [None, None]
+    assert renew(client, [(lease, b"0-0")] * 2) == [None, None]
     functions.load(client)  # again: no harm
     assert [info[b"library_name"].decode() for info in client.function_list()] == [functions.library()]
 

@@ -103,6 +103,33 @@ def test_a_worker_goes_on_at_the_new_primary(pair: Pair, durability: str) -> Non
     assert_exact(bundle, signals, found)
 
 
+def test_a_lost_commit_is_noticed_though_nothing_more_is_pushed(pair: Pair) -> None:
+    """The owner of a partition that fell silent has nothing to commit: it asks where it stands when it renews."""
+    bundle = zoo.bundle("sensor")
+    signals = lively(bundle, 6)
+    one, two = pair.clients
+    logs = [Keys("audio", "digits", partition).log for partition in range(4)]
+    with (
+        make_producer(pair.url, bundle) as producer,
+        worker(pair.url, bundle, publish="chunks", durability="fast", lease_ms=6000) as working,
+    ):
+        producer.push_many([(name, samples[:50], False) for name, samples in signals.items()])
+        until(lambda: working.counts["chunks"] == 6, "the first chunks")
+        until(lambda: one.wait(1, 100) == 1, "the replica")
+        two.execute_command("REPLICAOF", "NO", "ONE")
+        producer.push_many([(name, samples[50:], True) for name, samples in signals.items()])
+        until(lambda: working.counts["chunks"] == 12, "the commits that the failover loses")
+        for log in logs:  # of what came since, the new primary has the chunks alone
+            (last, *_), *_ = two.xrevrange(log, count=1) or [(b"-",)]
+            for id_, fields in one.xrange(log, min=b"(" + last if last != b"-" else last):
+                two.xadd(log, fields, id=id_)
+        pair.fail_over()
+        assert all(two.pttl(Keys("audio", "digits", partition).lease) > 0 for partition in range(4))
+        with Consumer("audio", "digits", url=pair.url, start="beginning") as consumer:
+            found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+
+
 def test_one_answer_of_a_replica_ends_all_connections_to_it(pair: Pair) -> None:
     """One that was idle would read what the old primary has, which may lag behind."""
     with connect(pair.url) as client:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import redis
 
 from pipeline.broker.connection import connect
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Granted, Held, Lease, acquire, new_owner, release, renew
-from pipeline.errors import BrokerUnavailable, ConfigError, Fenced
+from pipeline.broker.partition import Commit, commit
+from pipeline.errors import BrokerUnavailable, ConfigError, Fenced, StatebeltError
 
 from .helpers import LEASE_MS, grant, ids_of, push
 from .proxy import Proxy
@@ -49,20 +52,45 @@ def test_every_new_grant_has_a_new_epoch(client: redis.Redis, keys: Keys) -> Non
     expire(client, keys)
     assert grant(client, keys, "a").lease.epoch == 2  # even for the same owner: it lost the lease in between
     assert release(client, [first])[0] is not None
-    assert renew(client, [Lease(keys, "a", 2, LEASE_MS)]) == [None]
+    assert renew(client, [(Lease(keys, "a", 2, LEASE_MS), b"0-0")]) == [None]
 
 
 def test_renew_extends_and_release_frees_at_once(client: redis.Redis, keys: Keys) -> None:
     lease = grant(client, keys).lease
     client.pexpire(keys.lease, 500)
-    assert renew(client, [lease]) == [None]
+    assert renew(client, [(lease, b"0-0")]) == [None]
     assert client.pttl(keys.lease) > 500
     assert release(client, [lease]) == [None]
     assert not client.exists(keys.lease)
     assert grant(client, keys, "b").lease.epoch == 2
 
 
-@pytest.mark.parametrize("act", [renew, release])
+def test_renew_tells_an_owner_that_the_group_is_not_where_it_left_it(client: redis.Redis, keys: Keys) -> None:
+    """A failover lost its last commit, say. Its lease is not renewed: what it holds is worth nothing."""
+    push(client, keys, ids_of(1, 5))
+    other = Keys("calls", "digits", 4)
+    lease, good = grant(client, keys).lease, grant(client, other).lease
+    assert commit(client, lease, Commit(b"0-0", b"5-0", 5)) is False
+    client.xgroup_setid(keys.log, keys.group, "3-0", entries_read=3)
+    client.pexpire(keys.lease, 500)
+    error, none = renew(client, [(lease, b"5-0"), (good, b"0-0")])
+    assert none is None
+    assert isinstance(error, Fenced)
+    assert "the offset is 3-0, not 5-0" in str(error)
+    assert client.pttl(keys.lease) <= 500
+    assert renew(client, [(lease, b"")]) == [None]  # a commit in doubt: the offset is one of two
+    assert client.pttl(keys.lease) > 500
+    assert renew(client, [(lease, b"3-0")]) == [None]
+    for gone in (lambda: client.xgroup_destroy(keys.log, keys.group), lambda: client.delete(keys.log)):
+        gone()
+        assert "the group is gone" in str(renew(client, [(lease, b"3-0")])[0])
+
+
+def renew_there(client: redis.Redis, leases: Sequence[Lease]) -> list[StatebeltError | None]:
+    return renew(client, [(lease, b"0-0") for lease in leases])
+
+
+@pytest.mark.parametrize("act", [renew_there, release])
 def test_only_the_holder_renews_and_releases(client: redis.Redis, keys: Keys, act: object) -> None:
     stale = grant(client, keys).lease
     expire(client, keys)
@@ -79,7 +107,7 @@ def test_only_the_holder_renews_and_releases(client: redis.Redis, keys: Keys, ac
 def test_an_expired_lease_is_fenced_though_nobody_took_it(client: redis.Redis, keys: Keys) -> None:
     lease = grant(client, keys).lease
     expire(client, keys)
-    assert "expired" in str(renew(client, [lease])[0])
+    assert "expired" in str(renew(client, [(lease, b"0-0")])[0])
 
 
 def test_a_group_can_start_at_now(client: redis.Redis, keys: Keys) -> None:
