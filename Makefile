@@ -72,9 +72,9 @@ bench-check: $(VENV)/.bench ## a short run's ratios against tests/bench/referenc
 soak: $(VENV)/.everything ## 200 streams at real-time pace for five minutes
 	$(BIN)/python -m tests.bench.soak
 
-chaos: $(VENV)/.everything ## kill everything for twelve minutes, compare every byte (MINUTES=1 for a short one, SEED=n)
+chaos: $(VENV)/.everything ## kill everything for twelve minutes, compare every byte (MINUTES=1 for a short one, SEED=n, PAIR=1: failovers)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
-	    $(if $(WORKERS),--workers $(WORKERS)) $(if $(STREAMS),--streams $(STREAMS)) $(if $(ROW_EVERY),--row-every $(ROW_EVERY))
+	    $(if $(WORKERS),--workers $(WORKERS)) $(if $(STREAMS),--streams $(STREAMS)) $(if $(ROW_EVERY),--row-every $(ROW_EVERY)) $(if $(PAIR),--pair)
 
 takeover: $(VENV)/.everything ## how long a partition stands still when its owner dies, 100 and 100,000 streams (five minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.takeover --json runs/takeover.json

@@ -29,14 +29,16 @@ def main() -> int:
     parser.add_argument(
         "--row-every", type=int, nargs="+", default=[1], help="chunks between two commits of a row; workers take turns"
     )
+    parser.add_argument("--pair", action="store_true", help="a primary and a replica, which fail over")
     parser.add_argument("--chunks", type=int, default=None, help=f"by default {CHUNKS_A_MINUTE} a minute")
     parser.add_argument("--schedule", action="store_true", help="print the schedule and do nothing")
     parser.add_argument("--report", type=Path, default=None, help="where to write the report as JSON")
     parser.add_argument("--keep", type=Path, default=None, help="a new folder that is kept: logs, data, plans")
     given = parser.parse_args()
     seed = secrets.randbelow(2**31) if given.seed is None else given.seed
-    counts, seconds = Counts.of(given.minutes), given.minutes * 60
-    print(f"SEED={seed} MINUTES={given.minutes:g} WORKERS={given.workers} STREAMS={given.streams}", flush=True)
+    counts, seconds = Counts.of(given.minutes, pair=given.pair), given.minutes * 60
+    print(f"SEED={seed} MINUTES={given.minutes:g} WORKERS={given.workers} STREAMS={given.streams}", end="")
+    print(" PAIR=1" if given.pair else "", flush=True)
     if given.schedule:
         for event in draw(seed, counts, seconds):
             print(f"{event.at_s:8.2f} s  {event.kind:15} {event.pick:.3f} {event.size:.3f} {event.way:.3f}")
@@ -52,6 +54,7 @@ def main() -> int:
         open_streams=given.streams,
         workers=given.workers,
         row_every=given.row_every,
+        pair=given.pair,
     )
     report.show()
     where = given.report or Path("runs") / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}.json"

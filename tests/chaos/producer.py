@@ -1,6 +1,6 @@
 """A producer: pushes a plan at a steady rate, again and again until it is acknowledged. Made to be killed.
 
-    python -m tests.chaos.producer FOLDER URL TOPIC PARTITIONS RATE BACK library|raw
+    python -m tests.chaos.producer FOLDER URL TOPIC PARTITIONS RATE BACK library|raw REPLICAS
 
 A `raw` producer numbers its chunks itself and speaks plain XADD, as one in any other language would; it goes on some
 pushes before where its journal stands, so whatever it does not know to be stored, and more, is pushed again. A
@@ -42,8 +42,8 @@ class Journal:
         self._values[:] = pushes, self._values[1] + again, finished
 
 
-def raw(url: str, topic: str, partitions: int, plan: Plan) -> Callable[[np.ndarray, bool], None]:
-    """Send rows of the plan by XADD until the server has answered for every one of them."""
+def raw(url: str, topic: str, partitions: int, plan: Plan, replicas: int) -> Callable[[np.ndarray, bool], None]:
+    """Send rows of the plan by XADD until the server, and so many replicas, have answered for every one of them."""
     client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5.0)
 
     def send(rows: np.ndarray, _again: bool) -> None:
@@ -59,15 +59,22 @@ def raw(url: str, topic: str, partitions: int, plan: Plan) -> Callable[[np.ndarr
                             **({"end": "1"} if row["end"] else {}),
                         }
                         pipe.xadd(log_key(topic, partition_of(name, partitions)), entry)
-                    pipe.execute()
-                return
+                    if replicas:
+                        pipe.wait(replicas, 1000)
+                    answers = pipe.execute()
+                if not replicas or answers[-1] >= replicas:
+                    return
             except (redis.ConnectionError, redis.TimeoutError):
                 time.sleep(0.05)
+            except redis.ResponseError as error:
+                if not isinstance(error, redis.exceptions.ReadOnlyError) and "UNBLOCKED" not in str(error):
+                    raise
+                client.connection_pool.disconnect()  # a replica by now: who took over is found by its name
 
     return send
 
 
-def library(url: str, topic: str, plan: Plan, folder: Path) -> Callable[[np.ndarray, bool], None]:
+def library(url: str, topic: str, plan: Plan, folder: Path, replicas: int) -> Callable[[np.ndarray, bool], None]:
     """Send rows by `Producer`, which cannot repeat on purpose; the numbers it gave go to `seqs.npy`."""
     from pipeline.errors import BacklogFull, BrokerUnavailable
     from pipeline.producer import Producer
@@ -75,7 +82,7 @@ def library(url: str, topic: str, plan: Plan, folder: Path) -> Callable[[np.ndar
     def opened() -> Producer:
         while True:
             try:
-                return Producer(topic, url=url, timeout_s=2.0)
+                return Producer(topic, url=url, timeout_s=2.0, replicas=replicas)
             except BrokerUnavailable:
                 time.sleep(0.05)
 
@@ -101,9 +108,10 @@ def library(url: str, topic: str, plan: Plan, folder: Path) -> Callable[[np.ndar
     return send
 
 
-def main(folder: Path, url: str, topic: str, partitions: int, rate: float, back: int, kind: str) -> None:
+def main(folder: Path, url: str, topic: str, partitions: int, rate: float, back: int, kind: str, replicas: int) -> None:
     plan, journal = Plan.open(folder), Journal(folder)
-    send = raw(url, topic, partitions, plan) if kind == "raw" else library(url, topic, plan, folder)
+    raws = kind == "raw"
+    send = raw(url, topic, partitions, plan, replicas) if raws else library(url, topic, plan, folder, replicas)
     chunks = plan.chunks
     starts = np.flatnonzero(np.diff(chunks["batch"], prepend=-1)).tolist()
     first = max(0, journal.pushes - back)
@@ -124,5 +132,5 @@ def main(folder: Path, url: str, topic: str, partitions: int, rate: float, back:
 
 
 if __name__ == "__main__":
-    _, where, to, name, count, per_s, steps_back, how = sys.argv
-    main(Path(where), to, name, int(count), float(per_s), int(steps_back), how)
+    _, where, to, name, count, per_s, steps_back, how, confirmed = sys.argv
+    main(Path(where), to, name, int(count), float(per_s), int(steps_back), how, int(confirmed))

@@ -94,19 +94,21 @@ def run(
     open_streams: int,
     workers: int,
     row_every: Sequence[int] = (1,),
+    pair: bool = False,
 ) -> Report:
     """Chaos in `folder`, which must not exist. Faults come within `seconds`; producers pace themselves to that.
 
     row_every: chunks between two commits of a row; workers that are started take the next of them in turn.
+    pair: two servers, of which one takes over from the other; producers wait for both.
     """
     folder.mkdir(parents=True)
     paths = bundles.write(folder)
     plans = [draw(seed, n, chunks // 4 + 1, max(1, open_streams // 4)) for n in range(4)]
     # Producers go on a little after the last fault: one that nothing passes would never take place.
-    sources = [_source(folder, n, plan, 1.08 * seconds) for n, plan in enumerate(plans)]
+    sources = [_source(folder, n, plan, 1.08 * seconds, int(pair)) for n, plan in enumerate(plans)]
     schedule = draw_schedule(seed, counts, seconds)
     began_s = time.monotonic()
-    with Stage(folder, paths, workers, row_every) as stage:
+    with Stage(folder, paths, workers, row_every, pair=pair) as stage:
         stage.wait_for_workers()
         for source in sources:
             stage.add_source(source)
@@ -133,10 +135,10 @@ def run(
     return report
 
 
-def _source(folder: Path, n: int, plan: Plan, seconds: float) -> Source:
+def _source(folder: Path, n: int, plan: Plan, seconds: float, replicas: int) -> Source:
     where = folder / f"producer-{n}"
     plan.save(where)
-    return Source(where, "library" if n == 0 else "raw", len(plan.chunks) / seconds)
+    return Source(where, "library" if n == 0 else "raw", len(plan.chunks) / seconds, replicas)
 
 
 def _sizes(plans: list[Plan]) -> tuple[int, int]:

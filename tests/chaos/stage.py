@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -20,11 +19,10 @@ import numpy as np
 import redis
 
 from pipeline.broker import topic as topics
-from pipeline.broker.connection import connect
-from pipeline.broker.embedded import EmbeddedServer
 from tests.chaos.plan import RATE_HZ, Plan, Sent
 from tests.chaos.producer import Journal
 from tests.chaos.schedule import Event
+from tests.chaos.servers import Servers
 from tests.harness import WorkerProcess
 from tests.redis.proxy import Proxy
 
@@ -34,7 +32,6 @@ WORKER = {
     "topic": TOPIC,
     "lease_ms": LEASE_MS,
     "publish": "chunks",
-    "durability": "durable",
     "input_retention_ms": 10_000,
     "trim_every_ms": 1000,
     "belt_rows": 96,  # fewer than live streams: rows come and go
@@ -43,6 +40,9 @@ KINDS: tuple[dict[str, int], ...] = (
     {"read_entries": 64},  # there is no room to compute while a commit travels
     {"read_entries": 24, "max_batch": 4},  # there is, barely
 )
+ALONE = ("durable",)
+PAIR = ("replicated", "replicated", "fast", "fast")
+"""Durability: a failover takes from a fast worker what it had committed last, and it must notice."""
 
 PATIENCE_S = 60.0
 
@@ -50,8 +50,8 @@ PATIENCE_S = 60.0
 class Actor(WorkerProcess):
     """A worker on the stage: its group, and what is being done to it."""
 
-    def __init__(self, group: str, url: str, bundle: Path, folder: Path, row_every: int, kind: dict[str, int]) -> None:
-        settings = {**WORKER, **kind, "group": group, "row_every_chunks": row_every}
+    def __init__(self, group: str, url: str, bundle: Path, folder: Path, **settings: object) -> None:
+        settings = {**WORKER, **settings, "group": group}
         super().__init__(url, bundle, folder, **settings)
         self.group = group
         self.frozen = self.leaving = False
@@ -68,6 +68,7 @@ class Source:
     folder: Path
     kind: str
     rate: float
+    replicas: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,7 +79,7 @@ class Source:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.producer"]
-                + [str(x) for x in (self.folder, url, TOPIC, PARTITIONS, self.rate, back, self.kind)],
+                + [str(x) for x in (self.folder, url, TOPIC, PARTITIONS, self.rate, back, self.kind, self.replicas)],
                 stdout=log,
                 stderr=log,
             )
@@ -96,11 +97,14 @@ class Stage:
         defects: what no fault explains, in words: a worker that ended by itself, or would not end.
     """
 
-    def __init__(self, folder: Path, bundles: Mapping[str, Path], workers: int, row_every: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, bundles: Mapping[str, Path], workers: int, row_every: Sequence[int], *, pair: bool = False
+    ) -> None:
         self.happened: Counter[str] = Counter()
         self.defects: list[str] = []
         self._folder, self._bundles, self._workers = folder, dict(bundles), workers
-        self._row_every, self._kinds = cycle(row_every), cycle(KINDS)
+        self._row_every, self._kinds, self._durability = cycle(row_every), cycle(KINDS), cycle(PAIR if pair else ALONE)
+        self._servers = Servers(folder, pair=pair)
         self._actors: list[Actor] = []
         self.sources: list[Source] = []
         self._thaws: list[tuple[float, Actor]] = []
@@ -109,10 +113,8 @@ class Stage:
 
     def __enter__(self) -> Stage:
         (self._folder / "workers").mkdir(parents=True)
-        self._server = self._serve()
-        self._exit.callback(lambda: self._server.close())
-        self.proxy = self._exit.enter_context(Proxy(str(self._server.socket_path)))
-        self.client = self._exit.enter_context(connect(self._server.url))
+        self._exit.enter_context(self._servers)
+        self.proxy = self._exit.enter_context(Proxy(self._servers.socket))
         topics.create(self.client, topics.Topic(TOPIC, RATE_HZ, "int16", 1, PARTITIONS))
         self._exit.callback(self._kill_all)
         for n in range(self._workers):
@@ -123,6 +125,11 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exit.close()
+
+    @property
+    def client(self) -> redis.Redis:
+        """Of the primary, past the proxy."""
+        return self._servers.client
 
     def wait_for_workers(self) -> None:
         """Until all partitions have owners."""
@@ -215,13 +222,21 @@ class Stage:
             self.happened["freezes"] += 1
 
     def _on_server_kills(self, event: Event) -> None:
-        assert self._server.pid is not None
-        os.kill(self._server.pid, signal.SIGKILL)
-        self._server.close()
+        start = self._servers.kill()
         self.happened["server_kills"] += 1
-        down_s = time.monotonic() + 2.0 * event.size * event.size
-        self.wait(lambda: time.monotonic() > down_s, down_s)
-        self._server = self._serve()
+        self._after(2.0 * event.size * event.size)
+        start()
+
+    def _on_failovers(self, event: Event) -> None:
+        back = self._servers.fail_over(die=event.way < 0.5)
+        self.happened["failovers"] += 1
+        self.proxy.lead_to(self._servers.socket)
+        self._after(2.0 * event.size * event.size)
+        back()
+
+    def _after(self, seconds: float) -> None:
+        due_s = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() > due_s, due_s)
 
     def _on_cuts(self, event: Event) -> None:
         matching = b"sb_commit" if event.pick < 0.5 else b""
@@ -249,12 +264,17 @@ class Stage:
 
     # -- upkeep
 
-    def _serve(self) -> EmbeddedServer:
-        return EmbeddedServer(self._folder / "redis", fsync="always").start()
-
     def _join(self, group: str) -> None:
-        folder, every = self._folder / "workers", next(self._row_every)
-        self._actors.append(Actor(group, self.proxy.url, self._bundles[group], folder, every, next(self._kinds)))
+        actor = Actor(
+            group,
+            self.proxy.url,
+            self._bundles[group],
+            self._folder / "workers",
+            row_every_chunks=next(self._row_every),
+            durability=next(self._durability),
+            **next(self._kinds),
+        )
+        self._actors.append(actor)
         self.happened["started"] += 1
 
     def _owner(self, pick: float) -> Actor | None:
