@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,12 @@ class Committer:
         flight, self._flight = self._flight, None
         if flight is not None:
             self._conclude(ownership, flight.pending, flight.outcomes.result(), flight.sent_s)
+
+    def abandon(self) -> None:
+        """Wait for the commit that is on its way, if one is, and do not care what became of it."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            wait([flight.outcomes])
 
     def close(self) -> None:
         """No more commits."""

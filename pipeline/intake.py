@@ -41,6 +41,10 @@ class Intake:
         """Chunks that are read, and that `next` has yet to give."""
         return sum(len(entries) for _, entries in self._hand.values())
 
+    def forget(self) -> None:
+        """Let go of what is in hand, and of what was asked for."""
+        self._ahead, self._hand = None, {}
+
     def count(self, partitions: int) -> int:
         """How many are read of each of so many partitions."""
         return max(1, self.entries // partitions)

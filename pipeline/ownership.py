@@ -125,11 +125,21 @@ class Ownership:
 
     def drop(self, owned: Owned, why: object) -> None:
         """Forget a partition at once: its rows may be ahead of what is committed."""
+        rows = self._dropped(owned)
+        self._log.warning("partition_dropped", partition=owned.partition, rows=rows, why=str(why))
+
+    def drop_all(self, why: str) -> None:
+        """Forget everything; what is still this owner's by its leases is taken anew."""
+        held = list(self.owned.values())
+        rows = sum(map(self._dropped, held))
+        self._next_beat_s = 0.0
+        self._log.warning("partitions_dropped", partitions=[o.partition for o in held], rows=rows, why=why)
+
+    def _dropped(self, owned: Owned) -> int:
         owned.to(Phase.FENCED)
         self.owned.pop(owned.partition, None)
-        rows = self._forget(owned.partition)
         self._counts["dropped_partitions"] += 1
-        self._log.warning("partition_dropped", partition=owned.partition, rows=rows, why=str(why))
+        return self._forget(owned.partition)
 
     def drop_expired(self) -> None:
         """Drop what another may own by now: nothing that is done there could be committed."""

@@ -19,6 +19,7 @@ from pipeline.broker import partition as partitions
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect
 from pipeline.broker.durability import check_durability
+from pipeline.broker.failover import History
 from pipeline.broker.retention import trim
 from pipeline.bundle import Bundle, load
 from pipeline.committing import Committer, backoff_s
@@ -73,7 +74,9 @@ class Worker:
         self._stopping = False  # a plain flag: an Event takes a lock, which a signal handler could find held
         self._deadline_s: float | None = None
         # An answer that comes later than the lease lasts is of no use.
-        self._client = connect(settings.redis_url, min(TIMEOUT_S, max(_LEAST_TIMEOUT_S, settings.lease_ms / 1000)))
+        timeout_s = min(TIMEOUT_S, max(_LEAST_TIMEOUT_S, settings.lease_ms / 1000))
+        self._history = History()
+        self._client = connect(settings.redis_url, timeout_s, history=self._history)
         self._log = logger(topic=settings.topic, group=settings.group, owner=self.owner)
         self._reporter = Reporter(
             settings.status_folder,
@@ -115,7 +118,7 @@ class Worker:
                     failures = 0
                 except BrokerUnavailable as error:
                     self._log.warning("broker_unavailable", error=str(error), failures=failures)
-                    ownership.drop_expired()
+                    self._let_go(ownership)
                     self._report("running", f"Redis is away: {error}")
                     self._pause(backoff_s(failures))
                     failures += 1
@@ -138,6 +141,7 @@ class Worker:
             except BrokerUnavailable as error:
                 if time.monotonic() >= deadline_s:
                     raise
+                self._history.accept()  # nothing was read yet
                 self._log.warning("broker_unavailable", error=str(error), failures=failures)
                 self._report("starting", f"Redis is away: {error}")
                 self._pause(backoff_s(failures))
@@ -277,8 +281,18 @@ class Worker:
         """A commit waits for Redis: meanwhile say so, and keep what can be kept."""
         assert self._ownership is not None
         self._report("draining" if self._stopping else "running", why)
-        self._ownership.drop_expired()
+        self._let_go(self._ownership)
         self._hold_on(self._ownership)
+
+    def _let_go(self, ownership: Ownership) -> None:
+        """Redis does not answer, or another one does: drop what another worker may own by now, or what was read of a
+        server that is not the one that answers."""
+        ownership.drop_expired()
+        if self._history.changed:
+            self._committer.abandon()
+            self._intake.forget()
+            ownership.drop_all("the server started anew, or another took over from it")
+            self._history.accept()
 
     def _hold_on(self, ownership: Ownership) -> None:
         """A server that is full takes no commit, but renews leases and trims logs: it may be trimming that it lacks."""

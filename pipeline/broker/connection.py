@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from pipeline.broker.failover import code_of, watch
+from pipeline.broker.failover import History, code_of, watch
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Client = redis.Redis
@@ -48,6 +48,7 @@ _WAIT_AND_RETRY = {
     "LOADING": "the server is still loading its data: wait",
     "BUSY": "a script keeps the server busy: wait",
     "UNBLOCKED": "the server ended the blocking read: read again",
+    "HISTORY": "it started anew, or took over from another: what was read before may not be there, read again",
 }
 
 _TLS_REFUSALS = {
@@ -193,8 +194,10 @@ def _check(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
         context.load_cert_chain(certificate, key, options.get("ssl_password"))
 
 
-def connect(url: str, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+def connect(url: str, timeout_s: float = TIMEOUT_S, *, history: History | None = None) -> redis.Redis:
     """A blocking client; connects when first used. Close it with `close()`.
+
+    history: connect to servers of this one alone; for who keeps in memory what it has read.
 
     `rediss://` checks the server's certificate and its name; the URL's parameters (`ssl_ca_certs`, `ssl_certfile`,
     `ssl_keyfile`, ...) are in deploy/README.md.
@@ -209,6 +212,8 @@ def connect(url: str, timeout_s: float = TIMEOUT_S) -> redis.Redis:
         client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         _check(client.connection_pool)
         watch(client.connection_pool)
+        if history is not None:
+            history.watch(client.connection_pool)
     except _UNUSABLE as error:
         raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
     client.set_response_callback("XREAD", _raw)

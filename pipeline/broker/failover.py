@@ -6,6 +6,7 @@ would keep the connections, and what the name in the URL leads to now would neve
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import redis
@@ -29,6 +30,12 @@ def code_of(error: Exception) -> str:
     return getattr(error, "status_code", None) or text.split(" ", 1)[0]
 
 
+def _let_go(pool: redis.ConnectionPool) -> None:
+    # Those in use may still have replies to come: they end when they are given back.
+    pool.update_active_connections_for_reconnect()
+    pool.disconnect(inuse_connections=False)
+
+
 class _Watched:
     """Mixed into the connections of one pool."""
 
@@ -39,9 +46,7 @@ class _Watched:
             return super().read_response(*args, **options)  # type: ignore[misc]
         except redis.ResponseError as error:
             if code_of(error) in _ELSEWHERE:
-                # Those in use, this one among them, may still have replies to come: they end when they are given back.
-                self.pool.update_active_connections_for_reconnect()
-                self.pool.disconnect(inuse_connections=False)
+                _let_go(self.pool)
             raise
 
 
@@ -64,3 +69,52 @@ def watch(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
     """From now on one answer of a wrong server ends all connections of this pool, and the next are made anew."""
     mixin = _Watched if isinstance(pool, redis.ConnectionPool) else _AsyncWatched
     pool.connection_class = type(mixin.__name__, (mixin, pool.connection_class), {"pool": pool})
+
+
+class History:
+    """Which history of the data a client knows, and whether a server has another.
+
+    A server names its history by a replication ID, and takes a new one when it starts and when it takes over from its
+    primary (Redis manual, "Replication ID explained"). What was read under one is worth nothing under another: where
+    two servers were primaries for a while, the same id of an entry may stand for two chunks. So a client that is given
+    one of these is refused new connections to a server of another history, until its owner has let go of all it has
+    read, and says so. Replicas are refused too: they name their primary's history, and may lag behind it.
+    """
+
+    def __init__(self) -> None:
+        self._known = self._met = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the last server that was met has another history than the one that is known."""
+        return self._met != self._known
+
+    def accept(self) -> None:
+        """Nothing that was read before is kept: go on with the server that was met last."""
+        self._known = self._met
+
+    def meet(self, connection: redis.Connection) -> None:
+        """Ask a server that has just been connected to. Raises redis.ConnectionError: a replica, or another history."""
+        connection.send_command("INFO", "replication")  # type: ignore[no-untyped-call]
+        told = connection.read_response()
+        text = told.decode() if isinstance(told, bytes) else str(told)
+        if "role:slave" in text:
+            raise redis.ConnectionError("READONLY it said so when it was connected to")
+        found = re.search("master_replid:(\\w+)", text)
+        self._met = found.group(1) if found else self._met  # a server that names none is trusted
+        self._known = self._known or self._met
+        if self.changed:
+            raise redis.ConnectionError(f"HISTORY {self._met}, until now it was {self._known}")
+
+    def watch(self, pool: redis.ConnectionPool) -> None:
+        """From now on every new connection of this pool is met first."""
+
+        def greet(connection: redis.Connection) -> None:
+            connection.on_connect()
+            try:
+                self.meet(connection)
+            except redis.ConnectionError:
+                _let_go(pool)
+                raise
+
+        pool.connection_kwargs["redis_connect_func"] = greet

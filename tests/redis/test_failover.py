@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 
@@ -15,6 +16,7 @@ from pipeline.broker.appender import Append, AppendFailed, Pushed
 from pipeline.broker.connection import connect, connect_async, round_trip, translate
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.exchange import exchange
+from pipeline.broker.failover import History
 from pipeline.broker.keys import Keys
 from pipeline.broker.partition import Commit, commit, commit_many
 from pipeline.broker.stand import Terms
@@ -128,6 +130,92 @@ def test_a_lost_commit_is_noticed_though_nothing_more_is_pushed(pair: Pair) -> N
         with Consumer("audio", "digits", url=pair.url, start="beginning") as consumer:
             found = collect(consumer, list(signals))
     assert_exact(bundle, signals, found)
+
+
+def test_a_commit_of_what_another_history_had_is_not_sent_to_a_new_primary(pair: Pair) -> None:
+    """Two servers that were primaries for a while gave two chunks the same id."""
+    bundle = zoo.bundle("sensor")
+    first, lost, kept = (zoo.signal(bundle.manifest.input, 40, seed=seed) for seed in range(3))
+    one, two = pair.clients
+    log = Keys("audio", "digits", 0).log
+    with (
+        make_producer(pair.url, bundle, replicas=1, partitions=1) as producer,
+        worker(pair.url, bundle, publish="chunks", durability="fast", partitions=1) as working,
+    ):
+        producer.push("s", first)
+        until(lambda: working.counts["chunks"] == 1, "the first chunk")
+        until(lambda: one.wait(1, 100) == 1, "the replica")
+        two.execute_command("REPLICAOF", "NO", "ONE")
+        pair.proxy.lead_to(str(pair.servers[1].socket_path))
+        pair.proxy.cut_request(b"sb_commit")
+        ((last, fields),) = two.xrange(log)
+        ms = int(last.split(b"-")[0]) + 1
+        for client, samples in ((two, kept), (one, lost)):
+            entry = {
+                b"stream": b"s",
+                b"seq": b"%d" % (int(fields[b"seq"]) + 1),
+                b"data": samples.tobytes(),
+                b"end": b"1",
+            }
+            client.xadd(log, entry, id=f"{ms}-0")
+        with Consumer("audio", "digits", url=two_url(pair), start="beginning") as consumer:
+            found = collect(consumer, ["s"])
+    assert pair.proxy.happened["cut_request"] == 1
+    assert working.counts["dropped_partitions"] == 1
+    assert_exact(bundle, {"s": np.concatenate([first, kept])}, found)
+
+
+def test_who_kept_what_it_read_is_refused_another_history_until_it_lets_go(pair: Pair) -> None:
+    history = History()
+    with connect(pair.url, history=history) as client:
+        client.set("a", "b")
+        pair.proxy.cut_all()
+        with translate():
+            until(lambda: answers(client), "the same server again")
+        assert not history.changed
+        pair.fail_over()
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable), translate():
+                client.set("a", "c")
+        assert history.changed
+        assert pair.clients[1].get("a") == b"b"
+        history.accept()
+        assert client.set("a", "c")
+        assert not history.changed
+
+
+def test_a_server_that_starts_anew_has_another_history(tmp_path: Path) -> None:
+    """It may have lost its last second."""
+    history = History()
+    with EmbeddedServer(tmp_path, fsync="always") as server, connect(server.url, history=history) as client:
+        client.set("a", "b")
+        server.close()
+        server.start()
+        with pytest.raises(BrokerUnavailable), translate():
+            client.get("a")
+        with pytest.raises(BrokerUnavailable, match="started anew"), translate():
+            client.get("a")
+        history.accept()
+        assert client.get("a") == b"b"
+
+
+def test_who_keeps_what_it_reads_does_not_read_of_a_replica(pair: Pair) -> None:
+    history = History()
+    with connect(pair.servers[1].url, history=history) as client:
+        with pytest.raises(BrokerUnavailable, match="replica"), translate():
+            client.get("a")
+        assert not history.changed
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def two_url(pair: Pair) -> str:
+    return pair.servers[1].url
 
 
 def test_one_answer_of_a_replica_ends_all_connections_to_it(pair: Pair) -> None:
