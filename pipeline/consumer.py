@@ -16,9 +16,10 @@ import numpy as np
 from pipeline.batcher import Event
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import connect, connect_async
+from pipeline.broker.failover import History
 from pipeline.broker.keys import check_stream
-from pipeline.broker.reader import AsyncResultReader, ResultReader, last_results
-from pipeline.broker.reader import Result as Stored
+from pipeline.broker.results import AsyncResultReader, ResultReader, last_results
+from pipeline.broker.results import Result as Stored
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected, ConfigError, TimedOut
 from pipeline.logs import logger
@@ -100,7 +101,8 @@ class _Base:
             except ChunkRejected as rejected:  # no such stream ever has a result
                 raise ConfigError(str(rejected)) from None
         self._url = load_settings(url=url).redis_url
-        client = connect(self._url)
+        self._history = History(replicas=True)
+        client = connect(self._url, history=self._history)
         try:
             found = topics.describe(client, topic)
             if found is None:
@@ -185,8 +187,8 @@ class Consumer(_Base):
     """
 
     def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
-        self._client = connect(self._url)
-        self._reader = ResultReader(self._client, topic, group, self.topic.partitions, start)
+        self._client = connect(self._url, history=self._history)
+        self._reader = ResultReader(self._client, topic, group, self.topic.partitions, start, self._history)
 
     @property
     def offsets(self) -> dict[int, bytes]:
@@ -265,8 +267,8 @@ class AsyncConsumer(_Base):
     """
 
     def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
-        self._client = connect_async(self._url)
-        self._reader = AsyncResultReader(self._client, topic, group, self.topic.partitions, start)
+        self._client = connect_async(self._url, history=self._history)
+        self._reader = AsyncResultReader(self._client, topic, group, self.topic.partitions, start, self._history)
 
     @property
     def offsets(self) -> dict[int, bytes]:

@@ -220,7 +220,7 @@ def connect(url: str, timeout_s: float = TIMEOUT_S, *, history: History | None =
     return client
 
 
-def connect_async(url: str, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
+def connect_async(url: str, timeout_s: float = TIMEOUT_S, *, history: History | None = None) -> redis.asyncio.Redis:
     """The same for asyncio. Close it with `await aclose()`.
 
     Raises:
@@ -231,6 +231,8 @@ def connect_async(url: str, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis
         client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0), **options)
         _check(client.connection_pool)
         watch(client.connection_pool)
+        if history is not None:
+            history.watch(client.connection_pool)
     except _UNUSABLE as error:
         raise ConfigError(f"{shown(url)!r} is no usable Redis URL: {error}") from error
     client.set_response_callback("XREAD", _raw)

@@ -30,12 +30,6 @@ def code_of(error: Exception) -> str:
     return getattr(error, "status_code", None) or text.split(" ", 1)[0]
 
 
-def _let_go(pool: redis.ConnectionPool) -> None:
-    # Those in use may still have replies to come: they end when they are given back.
-    pool.update_active_connections_for_reconnect()
-    pool.disconnect(inuse_connections=False)
-
-
 class _Watched:
     """Mixed into the connections of one pool."""
 
@@ -46,8 +40,13 @@ class _Watched:
             return super().read_response(*args, **options)  # type: ignore[misc]
         except redis.ResponseError as error:
             if code_of(error) in _ELSEWHERE:
-                _let_go(self.pool)
+                self.let_go()
             raise
+
+    def let_go(self) -> None:
+        """End all connections. Those in use may still have replies to come: they end when they are given back."""
+        self.pool.update_active_connections_for_reconnect()
+        self.pool.disconnect(inuse_connections=False)
 
 
 class _AsyncWatched:
@@ -60,9 +59,12 @@ class _AsyncWatched:
             return await super().read_response(*args, **options)  # type: ignore[misc]
         except redis.ResponseError as error:
             if code_of(error) in _ELSEWHERE:
-                await self.pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-                await self.pool.disconnect(inuse_connections=False)
+                await self.let_go()
             raise
+
+    async def let_go(self) -> None:
+        await self.pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+        await self.pool.disconnect(inuse_connections=False)
 
 
 def watch(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
@@ -78,11 +80,15 @@ class History:
     primary (Redis manual, "Replication ID explained"). What was read under one is worth nothing under another: where
     two servers were primaries for a while, the same id of an entry may stand for two chunks. So a client that is given
     one of these is refused new connections to a server of another history, until its owner has let go of all it has
-    read, and says so. Replicas are refused too: they name their primary's history, and may lag behind it.
+    read, and says so.
+
+    Args:
+        replicas: whether they are good enough. They name their primary's history, and may lag behind it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, replicas: bool = False) -> None:
         self._known = self._met = ""
+        self._replicas = replicas
 
     @property
     def changed(self) -> bool:
@@ -93,28 +99,39 @@ class History:
         """Nothing that was read before is kept: go on with the server that was met last."""
         self._known = self._met
 
-    def meet(self, connection: redis.Connection) -> None:
-        """Ask a server that has just been connected to. Raises redis.ConnectionError: a replica, or another history."""
-        connection.send_command("INFO", "replication")  # type: ignore[no-untyped-call]
-        told = connection.read_response()
-        text = told.decode() if isinstance(told, bytes) else str(told)
-        if "role:slave" in text:
-            raise redis.ConnectionError("READONLY it said so when it was connected to")
-        found = re.search("master_replid:(\\w+)", text)
+    def watch(self, pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
+        """From now on every new connection of this pool, which is `watch`ed already, is met first."""
+        meet = self._meet if isinstance(pool, redis.ConnectionPool) else self._meet_async
+        pool.connection_kwargs["redis_connect_func"] = meet
+
+    def _meet(self, connection: Any) -> None:
+        connection.on_connect()
+        connection.send_command("INFO", "replication")
+        try:
+            wrong = self._wrong(connection.read_response())
+        except redis.exceptions.NoPermissionError:  # who may not ask has to trust
+            return
+        if wrong:
+            connection.let_go()
+            raise redis.ConnectionError(wrong)
+
+    async def _meet_async(self, connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("INFO", "replication")
+        try:
+            wrong = self._wrong(await connection.read_response())
+        except redis.exceptions.NoPermissionError:
+            return
+        if wrong:
+            await connection.let_go()
+            raise redis.ConnectionError(wrong)
+
+    def _wrong(self, reply: bytes | str) -> str:
+        """What is wrong with the server that says this, beginning with the word for `translated`; or nothing."""
+        told = reply.decode() if isinstance(reply, bytes) else reply
+        if not self._replicas and "role:slave" in told:
+            return "READONLY it said so when it was connected to"
+        found = re.search("master_replid:(\\w+)", told)
         self._met = found.group(1) if found else self._met  # a server that names none is trusted
         self._known = self._known or self._met
-        if self.changed:
-            raise redis.ConnectionError(f"HISTORY {self._met}, until now it was {self._known}")
-
-    def watch(self, pool: redis.ConnectionPool) -> None:
-        """From now on every new connection of this pool is met first."""
-
-        def greet(connection: redis.Connection) -> None:
-            connection.on_connect()
-            try:
-                self.meet(connection)
-            except redis.ConnectionError:
-                _let_go(pool)
-                raise
-
-        pool.connection_kwargs["redis_connect_func"] = greet
+        return f"HISTORY {self._met}, until now it was {self._known}" if self.changed else ""

@@ -1,4 +1,4 @@
-"""Reading logs: chunks for a worker, results for a consumer. Plain XREAD, from ids that the caller keeps.
+"""Reading logs: plain XREAD, from ids that the caller keeps; and chunks for a worker.
 
 Consumer-group reading (XREADGROUP) would hand one stream's chunks to several consumers, out of order.
 """
@@ -8,23 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import redis
 import redis.asyncio
 
 from pipeline.broker.connection import raise_first, round_trip, timeout_ms, translate
-from pipeline.broker.keys import Keys, log_key
+from pipeline.broker.keys import log_key
 from pipeline.errors import ConfigError
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 """An entry as read: its id, and its fields."""
 
-Start = Literal["now", "beginning"] | Mapping[int, bytes]
-"""Where to begin: at what comes next, at what is still kept, or after an id for each partition."""
-
-BEGINNING = b"0-0"
 _POLL_S = 0.005  # only on a cluster, where no single call can wait on several slots
 
 
@@ -181,116 +176,3 @@ class Ahead:
         """What was found, once: of those partitions alone that stand where they were to stand."""
         found, self._found = self._found, {}
         return {p: entries for p, entries in found.items() if offsets.get(p) == self._offsets[p]}
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One entry of a results log. `id` is the id of the chunk that caused it."""
-
-    partition: int
-    id: bytes
-    fields: dict[bytes, bytes]
-
-
-def last_results(client: redis.Redis, topic: str, group: str, partitions: int) -> dict[int, bytes]:
-    """The id of the last result of each partition (`0-0` before the first): what `now` is, as a `Start`.
-
-    Raises:
-        BrokerUnavailable: no answer; call again.
-        ConfigError: a name that is none, or a key is no log.
-    """
-    with translate(), client.pipeline(transaction=False) as pipe:
-        for partition in range(partitions):
-            pipe.xrevrange(Keys(topic, group, partition).out, count=1)
-        replies = raise_first(pipe.execute(raise_on_error=False))
-    return {partition: reply[0][0] if reply else BEGINNING for partition, reply in enumerate(replies)}
-
-
-class _Positions:
-    """Where a reader of all partitions of a group stands: what both kinds of reader share."""
-
-    def __init__(self, topic: str, group: str, partitions: int, start: Start) -> None:
-        self._keys = {Keys(topic, group, partition).out: partition for partition in range(partitions)}
-        self._start = start
-        self._positions: dict[str, bytes] = {}
-        if start == "beginning":
-            self._positions = dict.fromkeys(self._keys, BEGINNING)
-        elif start != "now":
-            self._positions = {key: start.get(partition, BEGINNING) for key, partition in self._keys.items()}
-
-    @property
-    def offsets(self) -> dict[int, bytes]:
-        """The id of the last result read of each partition: pass it as `start` to go on later.
-
-        Raises:
-            ConfigError: nobody has said yet what `now` is; an empty answer would be taken for the beginning.
-        """
-        if not self._positions:
-            raise ConfigError("a reader that starts `now` has no offsets yet: `open` it first")
-        return {self._keys[key]: id_ for key, id_ in self._positions.items()}
-
-    def _begin(self, last: Sequence[Any]) -> None:
-        # `now` becomes an id at once and not `$` at every call, or what comes between two calls would be missed.
-        self._positions = {
-            key: reply[0][0] if reply else BEGINNING
-            for key, reply in zip(self._keys, raise_first(list(last)), strict=True)
-        }
-
-    def _advance(self, found: dict[str, list[Entry]]) -> list[Result]:
-        results = [Result(self._keys[key], id_, fields) for key, entries in found.items() for id_, fields in entries]
-        for key, entries in found.items():
-            self._positions[key] = entries[-1][0]
-        return results
-
-
-class ResultReader(_Positions):
-    """Reads the results of a group, all partitions: in order within each, as they come between them.
-
-    Example:
-        reader = ResultReader(connect(url), "calls", "digits", partitions=4, start="beginning")
-        for result in reader.read(block_ms=1000): ...
-    """
-
-    def __init__(self, client: redis.Redis, topic: str, group: str, partitions: int, start: Start = "now") -> None:
-        super().__init__(topic, group, partitions, start)
-        self._client = client
-
-    def open(self) -> None:
-        """Fix what `now` is. The first `read` does it otherwise. Raises as `read_keys`."""
-        if not self._positions:
-            with translate(), self._client.pipeline(transaction=False) as pipe:
-                for key in self._keys:
-                    pipe.xrevrange(key, count=1)
-                self._begin(pipe.execute(raise_on_error=False))
-
-    def read(self, count: int = 256, block_ms: int = 1000) -> list[Result]:
-        """Results since the last read, at most `count` a partition; empty if none came in `block_ms`.
-
-        Raises as `read_keys`; after `BrokerUnavailable` read on: nothing is skipped.
-        """
-        self.open()
-        return self._advance(read_keys(self._client, self._positions, count, block_ms))
-
-
-class AsyncResultReader(_Positions):
-    """`ResultReader` for asyncio."""
-
-    def __init__(
-        self, client: redis.asyncio.Redis, topic: str, group: str, partitions: int, start: Start = "now"
-    ) -> None:
-        super().__init__(topic, group, partitions, start)
-        self._client = client
-
-    async def open(self) -> None:
-        """Fix what `now` is. The first `read` does it otherwise. Raises as `read_keys`."""
-        if not self._positions:
-            with translate():
-                async with self._client.pipeline(transaction=False) as pipe:
-                    for key in self._keys:
-                        pipe.xrevrange(key, count=1)
-                    self._begin(await pipe.execute(raise_on_error=False))
-
-    async def read(self, count: int = 256, block_ms: int = 1000) -> list[Result]:
-        """Results since the last read, at most `count` a partition; empty if none came in `block_ms`."""
-        await self.open()
-        return self._advance(await read_keys_async(self._client, self._positions, count, block_ms))

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 
 import redis
 
-from pipeline.broker.reader import BEGINNING, Entry, read_keys
+from pipeline.broker.reader import Entry, read_keys
+from pipeline.broker.results import BEGINNING
 
 Parse = Callable[[dict[bytes, bytes]], tuple[bytes, bytes, bool]]
 """An entry's fields to (stream, seq, end)."""

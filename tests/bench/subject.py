@@ -16,7 +16,7 @@ import psutil
 
 from pipeline.broker.keys import Keys
 from pipeline.broker.reader import Entry
-from pipeline.broker.reader import Result as Stored
+from pipeline.broker.results import Result as Stored
 from pipeline.bundle import Bundle, load
 from pipeline.consumer import decode
 from pipeline.producer import Producer

@@ -18,7 +18,8 @@ from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import release, renew
 from pipeline.broker.partition import Commit, commit_many, load_rows
-from pipeline.broker.reader import ResultReader, read
+from pipeline.broker.reader import read
+from pipeline.broker.results import ResultReader
 from pipeline.broker.retention import trim
 
 from .helpers import grant, lag

@@ -18,7 +18,7 @@ import structlog
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import connect_async
 from pipeline.broker.keys import Keys, partition_of
-from pipeline.broker.reader import AsyncResultReader, ResultReader
+from pipeline.broker.results import AsyncResultReader, ResultReader
 from pipeline.consumer import AsyncConsumer, Consumer, Result
 from pipeline.errors import BrokerUnavailable, ConfigError, TimedOut
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from pipeline.broker.failover import History
 from pipeline.broker.keys import Keys
 from pipeline.broker.partition import Commit, commit, commit_many
 from pipeline.broker.stand import Terms
-from pipeline.consumer import Consumer
+from pipeline.consumer import AsyncConsumer, Consumer
 from pipeline.errors import BrokerUnavailable
 from tests import zoo
 from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
@@ -199,12 +202,84 @@ def test_a_server_that_starts_anew_has_another_history(tmp_path: Path) -> None:
         assert client.get("a") == b"b"
 
 
+def test_who_may_not_ask_for_the_history_is_not_shut_out(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server, connect(server.url) as root:
+        root.acl_setuser("poor", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-info"])
+        url = f"{server.url}?username=poor&password=secret"
+        with connect(url, history=History()) as client:
+            assert client.set("a", "b")
+
+        async def main() -> None:
+            async with connect_async(url, history=History()) as client:
+                assert await client.get("a") == b"b"
+
+        asyncio.run(main())
+
+
 def test_who_keeps_what_it_reads_does_not_read_of_a_replica(pair: Pair) -> None:
     history = History()
     with connect(pair.servers[1].url, history=history) as client:
         with pytest.raises(BrokerUnavailable, match="replica"), translate():
             client.get("a")
         assert not history.changed
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_results_that_another_history_lacks_are_not_skipped(pair: Pair, asynchronous: bool) -> None:
+    """Beyond the last id that was read nothing may come: what the new primary has is lower, the same, or other."""
+    bundle = zoo.bundle("sensor")
+    make_producer(pair.url, bundle, partitions=1).close()  # the topic
+    one, two = pair.clients
+    out = Keys("audio", "digits", 0).out
+
+    def publish(client: redis.Redis, *numbers: tuple[int, int]) -> None:
+        for number, seq in numbers:
+            client.xadd(out, {"stream": "s", "seq": str(seq), "events": "[]"}, id=f"{number}-0")
+
+    publish(one, *((n, n) for n in range(1, 6)))
+    until(lambda: one.wait(1, 100) == 1, "the replica")
+    two.execute_command("REPLICAOF", "NO", "ONE")
+    publish(one, (6, 6), (7, 7), (8, 8))
+    with Read(pair.url, asynchronous) as read:
+        assert read(8) == list(range(1, 9))
+        publish(two, (6, 60), (7, 7))  # of 8 there is nothing yet
+        pair.proxy.lead_to(str(pair.servers[1].socket_path))
+        pair.proxy.cut_all()
+        assert read(1) == [60]
+        publish(two, (8, 8), (9, 9))
+        assert read(1) == [9]
+        assert read.consumer.offsets == {0: b"9-0"}
+
+
+class Read:
+    """A consumer of either form: the numbers of the next results, through whatever cuts it off."""
+
+    def __init__(self, url: str, asynchronous: bool) -> None:
+        self._runner = asyncio.Runner()
+        self.consumer: Any = (AsyncConsumer if asynchronous else Consumer)(
+            "audio", "digits", url=url, start="beginning"
+        )
+
+    def __call__(self, count: int) -> list[int]:
+        found: list[int] = []
+
+        def enough() -> bool:
+            with contextlib.suppress(BrokerUnavailable):
+                found.extend(result.seq for result in self._now(self.consumer.read(timeout_s=0.2)))
+            return len(found) >= count
+
+        until(enough, f"{count} results")
+        return found
+
+    def _now(self, made: Any) -> Any:
+        return self._runner.run(made) if inspect.isawaitable(made) else made
+
+    def __enter__(self) -> Read:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._now(self.consumer.close())
+        self._runner.close()
 
 
 def answers(client: redis.Redis) -> bool:

@@ -12,7 +12,8 @@ from pipeline.broker.appender import Appender, AppendFailed, AppendFull, AsyncAp
 from pipeline.broker.connection import connect, connect_async
 from pipeline.broker.keys import Keys, log_key, partition_of
 from pipeline.broker.partition import Commit, commit
-from pipeline.broker.reader import AsyncResultReader, Result, ResultReader, read
+from pipeline.broker.reader import read
+from pipeline.broker.results import AsyncResultReader, Result, ResultReader
 from pipeline.errors import BacklogFull, BrokerUnavailable, ChunkRejected, ConfigError
 
 from .helpers import grant, ids_of, push
