@@ -135,7 +135,7 @@ class Composer:
                 part = augment.trimmed(part, rng.uniform(14, 40))
             if at + part.size > self.samples:
                 break
-            part = augment.level(part, level_db + rng.normal(0, 2.5))
+            part = augment.level(part, level_db + rng.normal(0, self.recipe.level_spread_db))
             x[at : at + part.size] += part
             clean.append(part)
             if label != BG:
@@ -183,10 +183,11 @@ class Composer:
 
     def _noise(self, rng: Rng, level_db: float) -> Samples:
         kind = rng.random()
-        if kind < 0.25:
+        if kind < self.recipe.quiet:
             return np.zeros(self.samples, np.float32)
-        noise_db = level_db - rng.uniform(5, 45)
-        if kind < 0.7 and self.pools.noises:
+        least_db, most_db = self.recipe.noise_below_db
+        noise_db = level_db - rng.uniform(least_db, most_db)
+        if kind < self.recipe.quiet + 0.6 * (1 - self.recipe.quiet) and self.pools.noises:
             noise = augment.excerpt(rng, self.pools.noises[int(rng.integers(len(self.pools.noises)))], self.samples)
         else:
             noise = augment.coloured(rng, self.samples, float(rng.uniform(0.0, 2.0)))

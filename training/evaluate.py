@@ -24,13 +24,15 @@ from tqdm import tqdm
 from pipeline.bundle import Bundle, load
 from pipeline.errors import ConfigError
 from training import data, export, runs, train
+from training.recipe import parse_settings
 from training.task import Task, find
 
 
-def bundle_of(task: str, folder: Path) -> tuple[Task[Any], Bundle]:
-    """The weights of a run as a bundle in its folder."""
-    made, net = runs.read_weights(task, folder / "weights.pt")
-    return made, export.write(net, export.told_of(made, task), folder / "bundle.onnx", made.max_bytes)
+def bundle_of(task: str, run: str, settings: dict[str, str]) -> tuple[Task[Any], Bundle]:
+    """The weights of a run, or of several (`one+other`), as a bundle in their folder."""
+    made, net = runs.read(task, run, settings)
+    told = export.told_of(made, task, net=net)
+    return made, export.write(net, told, data.RUNS / run / "bundle.onnx", made.max_bytes)
 
 
 def trained(task: str, fold: str, folder: Path, settings: dict[str, str]) -> None:
@@ -41,7 +43,9 @@ def trained(task: str, fold: str, folder: Path, settings: dict[str, str]) -> Non
     train.train(train.chosen(task, {**settings, "leave_out": fold}), task, folder)
 
 
-def results(task: str, folds: list[str], run: str, bundle: str) -> tuple[Task[Any], dict[str, dict[str, Any]]]:
+def results(
+    task: str, folds: list[str], run: str, bundle: str, settings: dict[str, str]
+) -> tuple[Task[Any], dict[str, dict[str, Any]]]:
     """What the task says of each fold's bundle (one named "" without folds), with the seconds its training took."""
     made = find(task).task(find(task).RECIPE)
     if bundle:
@@ -51,17 +55,24 @@ def results(task: str, folds: list[str], run: str, bundle: str) -> tuple[Task[An
     every = folds or list(made.folds) or [""]
     found = {}
     for fold in tqdm(every, desc="folds", unit="fold", disable=len(every) == 1):
-        folder = data.RUNS / (run.format(fold) if run else f"{task}-without-{fold}" if fold else task)
-        if fold:
-            trained(task, fold, folder, {})
-        made, opened = bundle_of(task, folder)
-        found[fold] = {**made.evaluate(opened), **_training(folder), "bundle_bytes": opened.size_bytes}
+        name = run.replace("{}", fold) if run else f"{task}-without-{fold}" if fold else task
+        folders = [data.RUNS / each for each in name.split("+")]
+        if fold and len(folders) == 1:
+            trained(task, fold, folders[0], {})
+        made, opened = bundle_of(task, name, settings)
+        found[fold] = {**made.evaluate(opened), **_training(folders), "bundle_bytes": opened.size_bytes}
         told = ", ".join(f"{k} {v:.4g}" for k, v in made.summary({fold: found[fold]}).items())
         tqdm.write(f"{fold or task}: {told}")
     return made, found
 
 
-def _training(folder: Path) -> dict[str, Any]:
+def _training(folders: list[Path]) -> dict[str, Any]:
+    """What is known of the training; of the others of several runs beside it."""
+    first, *others = [_one_training(folder) for folder in folders]
+    return {**first, "beside": [each.get("training") for each in others]} if others else first
+
+
+def _one_training(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     if not path.is_file():
         return {}
@@ -79,7 +90,7 @@ def _training(folder: Path) -> dict[str, Any]:
         "parameters",
         "history",
     )
-    before = _training(data.RUNS / begin) if begin else {}
+    before = _one_training(data.RUNS / begin) if begin else {}
     return {"training": {**{name: metrics[name] for name in names}, "begun_with": before.get("training")}}
 
 
@@ -91,29 +102,32 @@ def _seconds(training: dict[str, Any] | None) -> float:
 def main(
     task: Annotated[str, typer.Argument(help="A module of training/recipes.")] = "digits",
     fold: Annotated[list[str] | None, typer.Option(help="Only these folds; default all.")] = None,
-    run: Annotated[str, typer.Option(help="The run under runs/; {} is the fold.")] = "",
+    run: Annotated[str, typer.Option(help="The run under runs/; {} is the fold; one+other: the mean of both.")] = "",
     bundle: Annotated[str, typer.Option(help="A bundle, or a shipped one's name, instead of a run's weights.")] = "",
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Of the head: head.threshold=0.6.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Also write training/metrics/<run or task>.json.")] = False,
 ) -> None:
     """Evaluate a task."""
     train.threads(1)
     try:
         began = time.monotonic()
-        made, found = results(task, fold or [], run, bundle)
+        made, found = results(task, fold or [], run, bundle, parse_settings(setting or []))
     except (ConfigError, export.Refused) as error:
         raise SystemExit(f"refused: {error}") from None
     scores = made.summary(found)
     report = {
         "task": task,
         **runs.about(made.recipe),
-        "seconds": round(sum(_seconds(r.get("training")) for r in found.values()), 1),
+        "seconds": round(
+            sum(map(_seconds, (t for r in found.values() for t in (r.get("training"), *r.get("beside", ()))))), 1
+        ),
         "evaluation_seconds": round(time.monotonic() - began, 1),
         "scores": scores,
         "folds": found,
     }
     if len(found) == 1 and "training" in next(iter(found.values())):
         report["recipe"] = next(iter(found.values()))["training"].pop("recipe")  # as it was then
-    name = run.replace("{}", "").strip("-") or task
+    name = "+".join(each.replace("{}", "").strip("-") for each in run.split("+")) or task
     output = data.RUNS / name / "evaluation.json"
     runs.write_json(output, report)
     made.pictures(found, output.parent)

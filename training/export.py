@@ -27,8 +27,9 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, PowerFrontend, Provenance
 from pipeline.offline import run
 from training import data, runs
-from training.graph import graph, with_manifest
-from training.models.net import Net
+from training.graph import graph, model_spec, with_manifest
+from training.models import Net, Together
+from training.recipe import parse_settings
 from training.task import Task, find
 
 TOLERANCE = 1e-5
@@ -39,9 +40,13 @@ class Refused(Exception):
     """The bundle does not say what the weights say."""
 
 
-def write(net: Net, told: Manifest, path: Path, max_bytes: int = 1_000_000) -> Bundle:
-    """Prove and write: the file appears only when all checks have passed. Raises Refused."""
-    return _write(with_manifest(graph(net), told), path, max_bytes, lambda bundle: prove(net, bundle))
+def write(net: Net | Together, told: Manifest, path: Path, max_bytes: int = 1_000_000) -> Bundle:
+    """Prove and write: the file appears only when all checks have passed. Raises Refused.
+
+    max_bytes: of a single net; several may be as large as so many files.
+    """
+    most = max_bytes * (len(net.nets) if isinstance(net, Together) else 1)
+    return _write(with_manifest(graph(net), told), path, most, lambda bundle: prove(net, bundle))
 
 
 def write_untrained(task: Task[Any], name: str, bundle: str, path: Path, scores: dict[str, float]) -> Bundle:
@@ -97,7 +102,7 @@ def prove_streaming(bundle: Bundle) -> NDArray[np.float32]:
     return scores
 
 
-def prove(net: Net, bundle: Bundle, tolerance: float = TOLERANCE) -> float:
+def prove(net: Net | Together, bundle: Bundle, tolerance: float = TOLERANCE) -> float:
     """The largest difference between torch and ONNX in any score; raises Refused beyond the tolerance."""
     samples, scores = trial_signal(bundle.manifest), prove_streaming(bundle)
     torch_says = by_torch(net, bundle, samples)[: len(scores)]
@@ -111,7 +116,7 @@ def prove(net: Net, bundle: Bundle, tolerance: float = TOLERANCE) -> float:
 
 
 @torch.no_grad()
-def by_torch(net: Net, bundle: Bundle, samples: NDArray[Any]) -> NDArray[np.float32]:
+def by_torch(net: Net | Together, bundle: Bundle, samples: NDArray[Any]) -> NDArray[np.float32]:
     """`[T, C]` of a whole signal `[N, channels]`, the tail's frames included, as `bundle.forward` pads it."""
     spec, x = bundle.manifest.model, as_float(samples)[None]
     whole = bundle.frontend.block * spec.block
@@ -123,9 +128,19 @@ def by_torch(net: Net, bundle: Bundle, samples: NDArray[Any]) -> NDArray[np.floa
     return np.asarray(scores[0, net.latency :].numpy())
 
 
-def told_of(task: Task[Any], name: str, scores: dict[str, float] | None = None, note: str = "") -> Manifest:
-    """The manifest of a task's bundle, made now from this commit."""
-    return task.manifest(provenance(task, name, scores or {}, note))
+def told_of(
+    task: Task[Any],
+    name: str,
+    scores: dict[str, float] | None = None,
+    note: str = "",
+    *,
+    net: Net | Together | None = None,
+) -> Manifest:
+    """The manifest of a task's bundle, made now from this commit. net: where it is more than the task's own."""
+    told = task.manifest(provenance(task, name, scores or {}, note))
+    if not isinstance(net, Together):
+        return told
+    return told.model_copy(update={"model": model_spec(net, tail_frames=told.model.tail_frames)})
 
 
 def provenance(task: Task[Any], name: str, scores: dict[str, float], note: str = "") -> Provenance:
@@ -151,11 +166,14 @@ def export_untrained(task: Task[Any], name: str, folder: Path, measured: Path) -
 
 def main(
     task: Annotated[str, typer.Argument(help="A module of training/recipes.")] = "digits",
-    run: Annotated[str, typer.Option(help="The run's folder under runs/; the task's name by default.")] = "",
+    run: Annotated[
+        str, typer.Option(help="The run's folder under runs/; the task's name by default; one+other: the mean of both.")
+    ] = "",
     output: Annotated[Path | None, typer.Option(help="The bundle; pipeline/bundles/<task>.onnx by default.")] = None,
     metrics: Annotated[
         Path | None, typer.Option(help="What `training.evaluate` measured; goes into the provenance.")
     ] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Of the head: head.threshold=0.6.")] = None,
 ) -> None:
     """Export weights as a bundle."""
     torch.set_num_threads(1)
@@ -166,9 +184,9 @@ def main(
         if (module := find(task)).task(module.RECIPE).bundles:
             export_untrained(module.task(module.RECIPE), task, output.parent, measured)
             return
-        made, net = runs.read_weights(task, folder / "weights.pt")
+        made, net = runs.read(task, run or task, parse_settings(setting or []))
         scores = json.loads(measured.read_text())["scores"] if measured.is_file() else {}
-        bundle = write(net, told_of(made, task, scores, made.note), output, made.max_bytes)
+        bundle = write(net, told_of(made, task, scores, made.note, net=net), output, made.max_bytes)
         print(f"{output}: {bundle.size_bytes} bytes; torch and ONNX at most {prove(net, bundle):.1e} apart")
     except (Refused, ConfigError) as refusal:
         raise SystemExit(f"refused: {refusal}") from None

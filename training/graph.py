@@ -6,7 +6,8 @@ B is free, and T where a call takes any number of blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from pipeline.manifest import METADATA_KEY, Manifest, ModelSpec, StateSpec
 from training.models.encoder import State
 from training.models.net import Net
+from training.models.together import Together
 
 OPSET = 17
 IR_VERSION = 8
@@ -34,7 +36,15 @@ class GraphBuilder:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self._states = {state.name: state for state in states}
+        self._member = ""
         self._count = 0
+
+    @contextlib.contextmanager
+    def member(self, prefix: str) -> Iterator[None]:
+        """What is appended in here is one net of several: its states have `prefix` before their names in the graph."""
+        before, self._member = self._member, prefix
+        yield
+        self._member = before
 
     def constant(self, values: Values, name: str = "k") -> str:
         """An array of the graph; equal ones are kept once."""
@@ -112,9 +122,9 @@ class GraphBuilder:
 
     def state(self, name: str) -> str:
         """What was carried in."""
-        if name not in self._states:
-            raise KeyError(f"{name!r} is none of the states {list(self._states)}")
-        return name
+        if self._member + name not in self._states:
+            raise KeyError(f"{self._member + name!r} is none of the states {list(self._states)}")
+        return self._member + name
 
     def carry(self, name: str, value: str) -> None:
         """Carry `value` on as the state `name`."""
@@ -122,11 +132,11 @@ class GraphBuilder:
 
 
 @torch.no_grad()
-def graph(net: Net) -> onnx.ModelProto:
+def graph(net: Net | Together) -> onnx.ModelProto:
     """The checked graph of `net.forward`."""
     g = GraphBuilder(net.states)
     g.nodes.append(helper.make_node("Identity", [net.nodes(g, INPUT)], [OUTPUT]))
-    frames: int | str = net.block if net.encoder.one_block else "T"
+    frames: int | str = net.block if net.one_block else "T"
     element = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
     def told(state: State, name: str) -> onnx.ValueInfoProto:
@@ -139,8 +149,8 @@ def graph(net: Net) -> onnx.ModelProto:
 
     made = helper.make_graph(
         g.nodes,
-        type(net.encoder).__name__.lower(),
-        [rows(INPUT, net.front.frames), *(told(state, state.name) for state in net.states)],
+        net.kind,
+        [rows(INPUT, net.frames), *(told(state, state.name) for state in net.states)],
         [rows(OUTPUT, net.classes), *(told(state, f"{state.name}n") for state in net.states)],
         [numpy_helper.from_array(array, name) for name, array in g.constants.items()],
     )
@@ -150,18 +160,18 @@ def graph(net: Net) -> onnx.ModelProto:
     return built
 
 
-def model_spec(net: Net, *, tail_frames: int = 0, tolerance: float = 0.0) -> ModelSpec:
+def model_spec(net: Net | Together, *, tail_frames: int = 0, tolerance: float = 0.0) -> ModelSpec:
     """What a manifest says of `graph(net)`."""
     return ModelSpec(
         input=INPUT,
         output=OUTPUT,
-        features=net.front.frames,
+        features=net.frames,
         classes=net.classes,
         states=tuple(
             StateSpec(input=s.name, output=f"{s.name}n", shape=s.shape, batch_axis=s.batch_axis, dtype=s.dtype)
             for s in net.states
         ),
-        one_block=net.encoder.one_block,
+        one_block=net.one_block,
         block=net.block,
         latency=net.latency,
         tail_frames=tail_frames,

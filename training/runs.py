@@ -6,6 +6,7 @@ import datetime
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from training import data
-from training.models.net import Net
+from training.models import Net, Together
 from training.recipe import Recipe
 from training.task import Task, find
 
@@ -66,8 +67,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def read_weights(task: str, path: Path) -> tuple[Task[Any], Net]:
-    """The kept weights of a run, in a net on the CPU, and its task under the recipe that trained them.
+def read_weights(task: str, path: Path, settings: Mapping[str, str] | None = None) -> tuple[Task[Any], Net]:
+    """The kept weights of a run, in a net on the CPU, and its task under the recipe that trained them, overridden.
 
     Raises ConfigError: there are none.
     """
@@ -78,10 +79,22 @@ def read_weights(task: str, path: Path) -> tuple[Task[Any], Net]:
     now = module.RECIPE.to_dict()
     # The head, what is made of the scores, is no part of the training: as the recipe has it now.
     values = {**state["recipe"], **({"head": now["head"]} if "head" in now else {})}
-    made = module.task(type(module.RECIPE).from_dict(values))
+    made = module.task(type(module.RECIPE).from_dict(values).overridden(settings or {}))
     net = made.build()
     try:
         net.load_state_dict(state["best"]["weights"])
     except RuntimeError:
         raise ConfigError(f"the weights at {path} are of another model than the recipe now makes: train anew") from None
     return made, net.eval()
+
+
+def read(task: str, names: str, settings: Mapping[str, str] | None = None) -> tuple[Task[Any], Net | Together]:
+    """The kept weights of a run, or of several (`one+other`), whose mean answers. The task is the first one's.
+
+    settings: of the head alone, for the weights are what they are. Raises ConfigError.
+    """
+    if strange := [name for name in settings or {} if not name.startswith("head.")]:
+        raise ConfigError(f"{strange[0]!r} decides a training: of weights that are there, set head.name=value only")
+    every = [read_weights(task, data.RUNS / name / "weights.pt", settings) for name in names.split("+")]
+    made, net = every[0]
+    return made, net if len(every) == 1 else Together([each for _, each in every]).eval()

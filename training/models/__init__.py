@@ -21,8 +21,9 @@ from training.models.lstm_coupled import CoupledLSTM
 from training.models.lstm_peephole import PeepholeLSTM
 from training.models.net import Net
 from training.models.rnn import RNN
+from training.models.together import Together
 
-__all__ = ["CELLS", "Dropouts", "Encoder", "Front", "LogMel", "Net", "Standardise", "State", "encoder"]
+__all__ = ["CELLS", "Dropouts", "Encoder", "Front", "LogMel", "Net", "Standardise", "State", "Together", "encoder"]
 
 CELLS: dict[str, type[Encoder]] = {
     "rnn": RNN,

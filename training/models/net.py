@@ -56,6 +56,21 @@ class Net(nn.Module):
         return self.encoder.latency
 
     @property
+    def frames(self) -> int:
+        """F, the width of what comes in."""
+        return self.front.frames
+
+    @property
+    def one_block(self) -> bool:
+        """Whether a call of the exported graph takes exactly one block."""
+        return self.encoder.one_block
+
+    @property
+    def kind(self) -> str:
+        """The architecture's name, as its class has it."""
+        return type(self.encoder).__name__.lower()
+
+    @property
     def states(self) -> tuple[State, ...]:
         """What is carried, in the order in which it is passed."""
         return self.encoder.states

@@ -39,7 +39,9 @@ class Digits(Recipe):
         listens to held-out synthetic voices.
     sample_rate_hz to log_floor: samples to frames. auxiliary: words of other speech that are learnt as classes of their
         own, and served as background.
-    stream_s to stretched: the composed streams. foreign: the share of them that holds speech without digits only.
+    stream_s to noise_below_db: the composed streams. foreign: the share of them that holds speech without digits only.
+        level_spread_db: deviation of a word's level from its stream's. quiet: the share of streams without noise; in
+        the others it lies so far below the level, from and to.
     decide_from, decide_after_frames: when a decision is due: from this part of a word's length until so long after its
         end. word_weight: how much those frames count.
     """
@@ -59,11 +61,21 @@ class Digits(Recipe):
     fresh: float = 0.6
     foreign: float = 0.4
     stretched: float = 0.5
+    level_spread_db: float = 2.5
+    quiet: float = 0.25
+    noise_below_db: tuple[float, ...] = (5.0, 45.0)
     decide_from: float = 0.6
     decide_after_frames: int = 6
     fade_frames: int = 4
     word_weight: float = 2.0
     head: Head = field(default_factory=Head)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._demand("quiet", 0 <= self.quiet <= 1, "from 0 to 1")
+        self._demand("level_spread_db", self.level_spread_db >= 0, "0 or more")
+        below = self.noise_below_db
+        self._demand("noise_below_db", len(below) == 2 and below[0] <= below[1], "two numbers, the lower one first")
 
 
 RECIPE = Digits(
@@ -216,13 +228,13 @@ class DigitsTask(Task[Digits]):
             raise ConfigError("digits have no speaker who was not learnt from: they are evaluated by folds")
         heard = data.digits((speaker,))
         found = keywords.judged(bundle, [clip.samples for clip in heard], [clip.label for clip in heard])
-        return {**found, "detector": detector.curve(bundle, speaker, RECIPE.head, RECIPE.hop_samples)}
+        return {**found, "detector": detector.curve(bundle, speaker, self.recipe.head, RECIPE.hop_samples)}
 
     def summary(self, folds: dict[str, dict[str, Any]]) -> dict[str, float]:
         count = len(folds)
 
         def at(result: dict[str, Any], name: str) -> float:
-            point = min(result["detector"], key=lambda p: abs(p["threshold"] - RECIPE.head.threshold))
+            point = min(result["detector"], key=lambda p: abs(p["threshold"] - self.recipe.head.threshold))
             return float(point[name])
 
         return {
@@ -236,7 +248,7 @@ class DigitsTask(Task[Digits]):
 
     def pictures(self, folds: dict[str, dict[str, Any]], folder: Path) -> None:
         curves = {name: result["detector"] for name, result in folds.items()}
-        plot_detector(curves, folder / "detector.png", RECIPE.head.threshold)
+        plot_detector(curves, folder / "detector.png", self.recipe.head.threshold)
         for name, result in folds.items():
             title = f"{name}, left out, streamed"
             plot_confusion(np.array(result["confusion"]), folder / f"confusion-{name}.png", title, DIGITS)
