@@ -102,7 +102,7 @@ def _seconds(training: dict[str, Any] | None) -> float:
 def main(
     task: Annotated[str, typer.Argument(help="A module of training/recipes.")] = "digits",
     fold: Annotated[list[str] | None, typer.Option(help="Only these folds; default all.")] = None,
-    run: Annotated[str, typer.Option(help="The run under runs/; {} is the fold; one+other: the mean of both.")] = "",
+    run: Annotated[str, typer.Option(help="The run under runs/; {} is the fold; one+other: both together.")] = "",
     bundle: Annotated[str, typer.Option(help="A bundle, or a shipped one's name, instead of a run's weights.")] = "",
     setting: Annotated[list[str] | None, typer.Option("--set", help="Of the head: head.threshold=0.6.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Also write training/metrics/<run or task>.json.")] = False,

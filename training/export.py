@@ -167,7 +167,7 @@ def export_untrained(task: Task[Any], name: str, folder: Path, measured: Path) -
 def main(
     task: Annotated[str, typer.Argument(help="A module of training/recipes.")] = "digits",
     run: Annotated[
-        str, typer.Option(help="The run's folder under runs/; the task's name by default; one+other: the mean of both.")
+        str, typer.Option(help="The run's folder under runs/; the task's name by default; one+other: both together.")
     ] = "",
     output: Annotated[Path | None, typer.Option(help="The bundle; pipeline/bundles/<task>.onnx by default.")] = None,
     metrics: Annotated[

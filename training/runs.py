@@ -89,7 +89,7 @@ def read_weights(task: str, path: Path, settings: Mapping[str, str] | None = Non
 
 
 def read(task: str, names: str, settings: Mapping[str, str] | None = None) -> tuple[Task[Any], Net | Together]:
-    """The kept weights of a run, or of several (`one+other`), whose mean answers. The task is the first one's.
+    """The kept weights of a run, or of several (`one+other`), which answer together. The task is the first one's.
 
     settings: of the head alone, for the weights are what they are. Raises ConfigError.
     """

@@ -24,6 +24,17 @@ def test_a_short_chaos(tmp_path: Path) -> None:
     assert report.passed, report.total.examples + report.defects
 
 
+@pytest.mark.timeout(600)
+def test_a_short_chaos_of_a_primary_and_its_replica(tmp_path: Path) -> None:
+    """The replica takes over, of a primary that is killed and of one that lives on, while workers die."""
+    counts = Counts(3, leaves=0, joins=0, freezes=1, server_kills=0, cuts=2, delays=1, producer_kills=0, failovers=3)
+    report = run(
+        tmp_path / "run", seed=2, counts=counts, seconds=12, chunks=2000, open_streams=40, workers=4, pair=True
+    )
+    report.show()
+    assert report.passed, report.total.examples + report.defects
+
+
 def test_a_seed_is_a_schedule() -> None:
     counts = Counts.of(FULL_S / 60)
     assert draw(5, counts, FULL_S) == draw(5, counts, FULL_S) != draw(6, counts, FULL_S)

@@ -61,6 +61,11 @@ class Net(nn.Module):
         return self.front.frames
 
     @property
+    def learnt(self) -> int:
+        """C', the classes that are learnt."""
+        return self.readout.out_features
+
+    @property
     def one_block(self) -> bool:
         """Whether a call of the exported graph takes exactly one block."""
         return self.encoder.one_block
@@ -113,8 +118,17 @@ class Net(nn.Module):
     @torch.no_grad()
     def nodes(self, g: GraphBuilder, x: str) -> str:
         """Append the operators of `forward`."""
+        return self.score_nodes(g, self.logit_nodes(g, x))
+
+    @torch.no_grad()
+    def logit_nodes(self, g: GraphBuilder, x: str) -> str:
+        """Append the operators of `logits`."""
         y = self.encoder.nodes(g, self.front.nodes(g, x))
-        y = g.linear(y, self.readout.weight, self.readout.bias)
+        return g.linear(y, self.readout.weight, self.readout.bias)
+
+    @torch.no_grad()
+    def score_nodes(self, g: GraphBuilder, y: str) -> str:
+        """Append the operators of `scores`."""
         if self.activation == "softmax":
             y = g.op("Softmax", y, axis=-1)
         elif self.activation == "sigmoid":

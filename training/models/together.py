@@ -1,7 +1,8 @@
-"""Several nets that hear the same frames, and the mean of what they say.
+"""Several nets that hear the same frames, and what they say together: a product of experts (Hinton 2002).
 
-y = (y_0 + y_1 + ...) / N, each of them with its own state: they err differently, and what one takes for a word by
-mistake the others seldom take for the same.
+y = scores((z_0 + z_1 + ...) / N) of their logits z, each net with its own state. With softmax that is the geometric
+mean of their probabilities, made to add up to one: they err differently, and where one of them is sure that something
+is no word, the others' mistake does not count.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Together(nn.Module):
-    """Frames `[B, T, F]` and all states to the mean of the scores `[B, T, C]` and all states.
+    """Frames `[B, T, F]` and all states to scores `[B, T, C]` and all states; activation and fold are the first net's.
 
     The states of net n are called as they are there, `n<n>_` before it. Raises ConfigError: nets of unlike frames,
-    classes, blocks or latencies.
+    classes (learnt or told), activations, blocks or latencies.
     """
 
     def __init__(self, nets: Sequence[Net]) -> None:
@@ -35,7 +36,7 @@ class Together(nn.Module):
         for net in nets:
             unlike = [
                 f"{name} {getattr(net, name)} and {getattr(first, name)}"
-                for name in ("frames", "classes", "block", "latency", "one_block")
+                for name in ("frames", "learnt", "classes", "activation", "block", "latency", "one_block")
                 if getattr(net, name) != getattr(first, name)
             ]
             if unlike:
@@ -59,27 +60,28 @@ class Together(nn.Module):
         return tuple(state for net in self._each() for state in net.initial_state(batch))
 
     def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """The nets in order, then their mean."""
-        scores: list[Tensor] = []
+        """The nets in order, then what they say together."""
+        logits: list[Tensor] = []
         after: list[Tensor] = []
         for net in self._each():
             begin = len(after)
-            y, *kept = net(x, *state[begin : begin + len(net.states)])
-            scores.append(y)
+            z, *kept = net.logits(x, *state[begin : begin + len(net.states)])
+            logits.append(z)
             after += kept
-        total = scores[0]
-        for y in scores[1:]:
-            total = total + y
-        return (total * (1.0 / len(scores)), *after)
+        total = logits[0]
+        for z in logits[1:]:
+            total = total + z
+        return (self._each()[0].scores(total * (1.0 / len(logits))), *after)
 
     @torch.no_grad()
     def nodes(self, g: GraphBuilder, x: str) -> str:
         """Append the operators of `forward`."""
-        said = []
+        logits = []
         for n, net in enumerate(self._each()):
             with g.member(f"n{n}_"):
-                said.append(net.nodes(g, x))
-        total = said[0]
-        for y in said[1:]:
-            total = g.op("Add", total, y)
-        return g.op("Mul", total, g.constant(np.array(1.0 / len(said), np.float32), "share"))
+                logits.append(net.logit_nodes(g, x))
+        total = logits[0]
+        for z in logits[1:]:
+            total = g.op("Add", total, z)
+        share = g.constant(np.array(1.0 / len(logits), np.float32), "share")
+        return self._each()[0].score_nodes(g, g.op("Mul", total, share))
