@@ -123,6 +123,11 @@ class _Base:
     def _connect(self, topic: str, group: str, start: Literal["now", "beginning"] | Mapping[int, bytes]) -> None:
         raise TypeError("use Consumer or AsyncConsumer")
 
+    @property
+    def _left_at(self) -> dict[int, bytes]:
+        """Where an iteration that was left early stands; empty where there was none."""
+        return dict(self._handed_out) if self._pending else {}
+
     def _check_open(self) -> None:
         """A closed client would connect again, and be left behind."""
         if self._closed:
@@ -159,7 +164,8 @@ class _Base:
         return rest
 
     def _one_by_one(self, results: Sequence[Result], before: Mapping[int, bytes]) -> Iterator[Result]:
-        """Hand out results, and keep count: the loop's body may save `offsets`, or break."""
+        """Hand out results that were read behind `before`, and keep count: the loop's body may save `offsets`, or
+        break."""
         self._pending, self._handed_out = deque(results), dict(before)
         while self._pending:
             result = self._pending.popleft()
@@ -193,7 +199,8 @@ class Consumer(_Base):
     @property
     def offsets(self) -> dict[int, bytes]:
         """The id of the last result handed out of each partition, from the beginning on (before the first one: where
-        this consumer began). Pass it as `start` to go on later."""
+        this consumer began). Pass it as `start` to go on later. It steps back while results are read again after a
+        failover or a restart of Redis: who goes on from there gets some of them twice, by (stream, seq) the same."""
         return dict(self._handed_out) if self._pending else self._reader.offsets
 
     def open(self) -> None:
@@ -220,8 +227,9 @@ class Consumer(_Base):
         """Results for ever. Leave the loop when you like: the next one goes on behind it."""
         self.open()
         while True:
-            before = self.offsets
-            yield from self._one_by_one(self.read(), before)
+            left_at = self._left_at
+            found = self.read()
+            yield from self._one_by_one(found, left_at or self._reader.offsets_before)
 
     def until_end(self, stream: str, timeout_s: float | None = None) -> Iterator[Result]:
         """Results of one stream, up to its end. Those of others on the way are passed over.
@@ -232,9 +240,9 @@ class Consumer(_Base):
         self.open()
         due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            before, left_s = self.offsets, due_s - time.monotonic()
+            left_at, left_s = self._left_at, due_s - time.monotonic()
             found = self.read(max(0.0, min(left_s, 1.0)))
-            for result in self._one_by_one(found, before):
+            for result in self._one_by_one(found, left_at or self._reader.offsets_before):
                 if result.stream == stream:
                     yield result
                     if result.end:
@@ -296,8 +304,9 @@ class AsyncConsumer(_Base):
         """As iterating a `Consumer`."""
         await self.open()
         while True:
-            before = self.offsets
-            for result in self._one_by_one(await self.read(), before):
+            left_at = self._left_at
+            found = await self.read()
+            for result in self._one_by_one(found, left_at or self._reader.offsets_before):
                 yield result
 
     async def until_end(self, stream: str, timeout_s: float | None = None) -> AsyncIterator[Result]:
@@ -305,9 +314,9 @@ class AsyncConsumer(_Base):
         await self.open()
         due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            before, left_s = self.offsets, due_s - time.monotonic()
+            left_at, left_s = self._left_at, due_s - time.monotonic()
             found = await self.read(max(0.0, min(left_s, 1.0)))
-            for result in self._one_by_one(found, before):
+            for result in self._one_by_one(found, left_at or self._reader.offsets_before):
                 if result.stream == stream:
                     yield result
                     if result.end:

@@ -14,7 +14,7 @@ from pipeline.broker import lease as leases
 from pipeline.broker import members
 from pipeline.broker.connection import Client
 from pipeline.broker.keys import Keys
-from pipeline.broker.lease import Granted
+from pipeline.broker.lease import Granted, Lease
 from pipeline.broker.members import Member
 from pipeline.errors import BrokerUnavailable, ConfigError, Fenced
 from pipeline.lifecycle import Owned, Phase
@@ -61,6 +61,7 @@ class Ownership:
         self._make_task, self._forget, self._catch_up = make_task, forget, catch_up
         self._log = logger(topic=topic, group=group, owner=owner)
         self._next_beat_s = 0.0
+        self._unreleased: list[Lease] = []
 
     def introduce(self, pause: Callable[[float], bool]) -> None:
         """Join the group; `pause` waits for so many seconds and says whether to go on.
@@ -131,6 +132,7 @@ class Ownership:
     def drop_all(self, why: str) -> None:
         """Forget everything; what is still this owner's by its leases is taken anew."""
         held = list(self.owned.values())
+        self._unreleased += [owned.lease for owned in held]
         rows = sum(map(self._dropped, held))
         self._next_beat_s = 0.0
         self._log.warning("partitions_dropped", partitions=[o.partition for o in held], rows=rows, why=why)
@@ -157,6 +159,8 @@ class Ownership:
         if catch_up:
             self._catch_up(given)
         self._give_back(given)
+        if self._unreleased:  # what is another's by now stays so: its epoch is another
+            leases.release(self._client, self._unreleased)
         self._leave()
 
     def _join(self) -> list[Member]:
@@ -215,6 +219,7 @@ class Ownership:
                 self.owned[partition] = Owned(answer.lease, task, answer.offset, asked_s, behind=behind, rows_at=behind)
                 gained.append(partition)
         if gained:
+            self._unreleased = [x for x in self._unreleased if x.keys.partition not in self.owned]
             self._log.info("ready", gained=gained, owned=sorted(self.owned), share=self.share)
 
     def _give_back(self, given: Sequence[Owned]) -> None:
@@ -227,6 +232,7 @@ class Ownership:
         for owned, error in zip(given, leases.release(self._client, [o.lease for o in given]), strict=True):
             owned.to(Phase.FENCED if isinstance(error, Fenced) else Phase.CLOSED)
             if isinstance(error, BrokerUnavailable):  # the lease ends by itself
+                self._unreleased.append(owned.lease)
                 unknown = error
         if unknown is not None:
             raise unknown

@@ -356,13 +356,22 @@ class Worker:
 
     def _close(self, clean: bool) -> None:
         self._report("draining")
-        try:
-            if self._ownership is not None:
-                self._committer.settle(self._ownership)
-                self._ownership.close(catch_up=clean)
-        except BrokerUnavailable as error:
-            self._log.warning("leases_not_released", error=str(error))
+        if self._ownership is not None:
+            try:
+                self._settle_and_leave(self._ownership, clean)
+            except BrokerUnavailable as error:
+                self._log.warning("leases_not_released", error=str(error))
         self._committer.close()
         self._client.close()
         self._reporter.clear()
         self._log.info("stopped", **self.counts)
+
+    def _settle_and_leave(self, ownership: Ownership, clean: bool) -> None:
+        try:
+            self._committer.settle(ownership)
+            ownership.close(catch_up=clean)
+        except BrokerUnavailable:
+            if not self._history.changed:
+                raise
+            self._let_go(ownership)  # the new primary is met for the first time: of it, too, leases are held
+            ownership.close(catch_up=False)

@@ -6,7 +6,8 @@ would keep the connections, and what the name in the URL leads to now would neve
 
 from __future__ import annotations
 
-import re
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -73,6 +74,9 @@ def watch(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
     pool.connection_class = type(mixin.__name__, (mixin, pool.connection_class), {"pool": pool})
 
 
+ASK = ("INFO", "replication")
+
+
 class History:
     """Which history of the data a client knows, and whether a server has another.
 
@@ -89,6 +93,7 @@ class History:
     def __init__(self, *, replicas: bool = False) -> None:
         self._known = self._met = ""
         self._replicas = replicas
+        self._lock = threading.Lock()  # connections are made by several threads
 
     @property
     def changed(self) -> bool:
@@ -97,41 +102,54 @@ class History:
 
     def accept(self) -> None:
         """Nothing that was read before is kept: go on with the server that was met last."""
-        self._known = self._met
+        with self._lock:
+            self._known = self._met
 
     def watch(self, pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
         """From now on every new connection of this pool, which is `watch`ed already, is met first."""
         meet = self._meet if isinstance(pool, redis.ConnectionPool) else self._meet_async
         pool.connection_kwargs["redis_connect_func"] = meet
 
+    def check(self, reply: Any) -> None:
+        """Judge by what a server answered to ASK: for a connection that was there before its server changed.
+
+        Raises redis.ConnectionError: a replica where none is good enough, or another history.
+        """
+        if wrong := self._wrong(reply):
+            raise redis.ConnectionError(wrong)
+
     def _meet(self, connection: Any) -> None:
         connection.on_connect()
-        connection.send_command("INFO", "replication")
+        connection.send_command(*ASK)
         try:
-            wrong = self._wrong(connection.read_response())
-        except redis.exceptions.NoPermissionError:  # who may not ask has to trust
+            reply = connection.read_response()
+        except redis.ResponseError:  # who may not ask has to trust
             return
-        if wrong:
+        if wrong := self._wrong(reply):
             connection.let_go()
             raise redis.ConnectionError(wrong)
 
     async def _meet_async(self, connection: Any) -> None:
         await connection.on_connect()
-        await connection.send_command("INFO", "replication")
+        await connection.send_command(*ASK)
         try:
-            wrong = self._wrong(await connection.read_response())
-        except redis.exceptions.NoPermissionError:
+            reply = await connection.read_response()
+        except redis.ResponseError:
             return
-        if wrong:
+        if wrong := self._wrong(reply):
             await connection.let_go()
             raise redis.ConnectionError(wrong)
 
-    def _wrong(self, reply: bytes | str) -> str:
+    def _wrong(self, reply: Any) -> str:
         """What is wrong with the server that says this, beginning with the word for `translated`; or nothing."""
-        told = reply.decode() if isinstance(reply, bytes) else reply
-        if not self._replicas and "role:slave" in told:
-            return "READONLY it said so when it was connected to"
-        found = re.search("master_replid:(\\w+)", told)
-        self._met = found.group(1) if found else self._met  # a server that names none is trusted
-        self._known = self._known or self._met
-        return f"HISTORY {self._met}, until now it was {self._known}" if self.changed else ""
+        if isinstance(reply, Exception):
+            return ""
+        if not isinstance(reply, Mapping):
+            told = reply.decode() if isinstance(reply, bytes) else str(reply)
+            reply = dict(line.partition(":")[::2] for line in told.split())
+        if not self._replicas and reply.get("role") == "slave":
+            return "READONLY it says so"
+        with self._lock:
+            met = str(reply.get("master_replid", self._met))  # a server that names none is trusted
+            self._met, self._known = met, self._known or met
+            return f"HISTORY {met}, until now it was {self._known}" if met != self._known else ""

@@ -14,6 +14,7 @@ import redis
 import redis.asyncio
 
 from pipeline.broker.connection import raise_first, round_trip, timeout_ms, translate
+from pipeline.broker.failover import ASK, History
 from pipeline.broker.keys import log_key
 from pipeline.errors import ConfigError
 
@@ -66,11 +67,15 @@ def _check(client: redis.Redis | redis.asyncio.Redis, block_ms: int) -> None:
         )
 
 
-def read_keys(client: redis.Redis, positions: Mapping[str, bytes], count: int, block_ms: int) -> dict[str, list[Entry]]:
+def read_keys(
+    client: redis.Redis, positions: Mapping[str, bytes], count: int, block_ms: int, history: History | None = None
+) -> dict[str, list[Entry]]:
     """Entries after the given ids, at most `count` a key, of several logs in one call.
 
     Waits up to `block_ms` (0: not at all) for the first one. Keys without new entries are left out. On a cluster,
-    where logs lie in different slots, a pipeline of reads, repeated until something is there.
+    where logs lie in different slots, a pipeline of reads, repeated until something is there. What is read of a server
+    with another `history` than is known is not returned: the server is asked behind the read, for a primary may
+    become a replica, and get other data, under a connection that stays.
 
     Raises:
         BrokerUnavailable: no answer; read again, a read changes nothing.
@@ -81,7 +86,9 @@ def read_keys(client: redis.Redis, positions: Mapping[str, bytes], count: int, b
     _check(client, block_ms)
     command = _command(positions, count, block_ms)
     with translate():
-        reply = round_trip(client, [command])[0]
+        reply, *told = round_trip(client, [command] if history is None else [command, ASK])
+        if history is not None:
+            history.check(*told)
         if not isinstance(reply, redis.exceptions.ClusterCrossSlotError):
             if isinstance(reply, Exception):
                 raise reply
@@ -98,7 +105,11 @@ def read_keys(client: redis.Redis, positions: Mapping[str, bytes], count: int, b
 
 
 async def read_keys_async(
-    client: redis.asyncio.Redis, positions: Mapping[str, bytes], count: int, block_ms: int
+    client: redis.asyncio.Redis,
+    positions: Mapping[str, bytes],
+    count: int,
+    block_ms: int,
+    history: History | None = None,
 ) -> dict[str, list[Entry]]:
     """`read_keys` for asyncio."""
     if not positions:
@@ -106,10 +117,17 @@ async def read_keys_async(
     _check(client, block_ms)
     command = _command(positions, count, block_ms)
     with translate():
-        try:
-            return _entries(await client.execute_command(*command))  # type: ignore[no-untyped-call]
-        except redis.exceptions.ClusterCrossSlotError:
-            pass
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.execute_command(*command)
+            if history is not None:
+                pipe.execute_command(*ASK)
+            reply, *told = await pipe.execute(raise_on_error=False)
+        if history is not None:
+            history.check(*told)
+        if not isinstance(reply, redis.exceptions.ClusterCrossSlotError):
+            if isinstance(reply, Exception):
+                raise reply
+            return _entries(reply)
         deadline_s = time.monotonic() + block_ms / 1000
         while True:
             async with client.pipeline(transaction=False) as pipe:

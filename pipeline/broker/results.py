@@ -1,5 +1,7 @@
 """Reading the results of a group: in order within each partition, none skipped, none twice.
 
+(By one reader. One that goes on from the offsets of another knows nothing of what that one has read.)
+
 What a failover takes back it may give again otherwise: results that were read of a server, and lost with it, are made
 once more by the workers; of chunks that were lost and pushed again, or that two servers had under one id, under
 other ids or with other contents. A reader that went on behind the last id it had read would miss them. So it remembers
@@ -91,6 +93,7 @@ class _Positions:
         self._keys = {Keys(topic, group, partition).out: partition for partition in range(partitions)}
         self._history = history
         self._positions: dict[str, bytes] = {}
+        self._before: dict[str, bytes] = {}
         self._memory: dict[str, _Memory] = {}
         if start == "beginning":
             self._stand(dict.fromkeys(self._keys, BEGINNING))
@@ -112,6 +115,11 @@ class _Positions:
             raise ConfigError("a reader that starts `now` has no offsets yet: `open` it first")
         return {self._keys[key]: id_ for key, id_ in self._positions.items()}
 
+    @property
+    def offsets_before(self) -> dict[int, bytes]:
+        """What the last read began behind: earlier than all it returned."""
+        return {self._keys[key]: id_ for key, id_ in self._before.items()}
+
     def _begin(self, last: Sequence[Any]) -> None:
         # `now` becomes an id at once and not `$` at every call, or what comes between two calls would be missed.
         self._stand(
@@ -122,6 +130,7 @@ class _Positions:
         )
 
     def _advance(self, found: dict[str, list[Entry]]) -> list[Result]:
+        self._before = dict(self._positions)
         results = [
             Result(self._keys[key], id_, fields)
             for key, entries in found.items()
@@ -179,7 +188,10 @@ class ResultReader(_Positions):
         while True:
             try:
                 self.open()
-                return self._advance(read_keys(self._client, self._positions, count, block_ms))
+                found = read_keys(self._client, self._positions, count, block_ms, self._history)
+                results = self._advance(found)
+                if results or not found:  # else it was all read before, and there may be more behind it
+                    return results
             except BrokerUnavailable:
                 if not self._elsewhere():
                     raise
@@ -214,7 +226,10 @@ class AsyncResultReader(_Positions):
         while True:
             try:
                 await self.open()
-                return self._advance(await read_keys_async(self._client, self._positions, count, block_ms))
+                found = await read_keys_async(self._client, self._positions, count, block_ms, self._history)
+                results = self._advance(found)
+                if results or not found:
+                    return results
             except BrokerUnavailable:
                 if not self._elsewhere():
                     raise

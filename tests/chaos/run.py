@@ -61,6 +61,7 @@ class Report:
             "gave up at start",
             "left at the deadline",
             "partitions dropped",
+            "all partitions dropped",
             "partitions replayed",
             "commits retried",
             "sent again",
@@ -123,6 +124,7 @@ def run(
         happened["cuts"] = sum(happened[name] for name in CUTS)
         happened["delays"] = sum(happened[name] for name in DELAYS)
         happened["partitions dropped"] = stage.told("partition_dropped")
+        happened["all partitions dropped"] = stage.told("partitions_dropped")
         happened["partitions replayed"] = stage.told("replayed")
         happened["commits retried"] = stage.told("commit_retried")
         happened["sent again"] = sum(Journal(source.folder).again for source in sources)

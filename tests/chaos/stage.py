@@ -309,7 +309,7 @@ class Stage:
             if actor.leaving and status == 1 and '"drain_deadline"' in log:
                 self.happened["left at the deadline"] += 1  # as documented: told to leave while Redis was away
                 continue
-            away = "no answer from Redis" in log or "no Redis answers" in log
+            away = any(words in log for words in ("no answer from Redis", "no Redis answers", "Redis answers "))
             if status == 1 and away and '"ready"' not in log:
                 self.happened["gave up at start"] += 1  # as documented: a Redis that never was there is to be told
                 self._join(actor.group)

@@ -12,6 +12,8 @@ import redis
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys
 
+from . import pair as pairs
+from .pair import Pair
 from .proxy import Proxy
 
 
@@ -42,3 +44,9 @@ def proxy(server: EmbeddedServer, client: redis.Redis, tmp_path: Path) -> Iterat
 @pytest.fixture
 def client(redis_client: redis.Redis) -> redis.Redis:
     return redis_client
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with pairs.made(tmp_path) as made:
+        yield made

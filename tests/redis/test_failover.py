@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,58 +21,14 @@ from pipeline.broker.failover import History
 from pipeline.broker.keys import Keys
 from pipeline.broker.partition import Commit, commit, commit_many
 from pipeline.broker.stand import Terms
-from pipeline.consumer import AsyncConsumer, Consumer
+from pipeline.consumer import Consumer
 from pipeline.errors import BrokerUnavailable
 from tests import zoo
 from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
 
 from .helpers import grant, ids_of, push
+from .pair import Pair
 from .producers import KINDS, X, Y, effective, making, stored
-from .proxy import Proxy
-from .test_cluster import free_port
-
-
-@dataclass
-class Pair:
-    """Two servers, a primary and its replica, and a name that leads to one of them."""
-
-    servers: tuple[EmbeddedServer, EmbeddedServer]
-    ports: tuple[int, int]
-    clients: tuple[redis.Redis, redis.Redis]
-    proxy: Proxy
-
-    @property
-    def url(self) -> str:
-        return self.proxy.url
-
-    def fail_over(self, *, renamed: bool = True) -> None:
-        """The second becomes the primary, the first its replica, which keeps all its connections."""
-        one, two = self.clients
-        two.execute_command("REPLICAOF", "NO", "ONE")
-        one.execute_command("REPLICAOF", "127.0.0.1", self.ports[1])
-        until(lambda: in_step(one), "the old primary to follow the new one")
-        if renamed:
-            self.proxy.lead_to(str(self.servers[1].socket_path))
-
-
-def in_step(replica: redis.Redis) -> bool:
-    return bool(replica.info("replication").get("master_link_status") == "up")
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    ports = free_port(), free_port()
-    fast = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
-    with ExitStack() as stack:
-        one, two = (
-            stack.enter_context(EmbeddedServer(tmp_path / name, fsync="always", port=port, settings=fast))
-            for name, port in zip(("one", "two"), ports, strict=True)
-        )
-        clients = stack.enter_context(connect(one.url)), stack.enter_context(connect(two.url))
-        clients[1].execute_command("REPLICAOF", "127.0.0.1", ports[0])
-        until(lambda: in_step(clients[1]), "the replica to follow")
-        proxy = stack.enter_context(Proxy(str(one.socket_path), str(tmp_path / "proxy.sock")))
-        yield Pair((one, two), ports, clients, proxy)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -224,64 +178,6 @@ def test_who_keeps_what_it_reads_does_not_read_of_a_replica(pair: Pair) -> None:
         assert not history.changed
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_results_that_another_history_lacks_are_not_skipped(pair: Pair, asynchronous: bool) -> None:
-    """Beyond the last id that was read nothing may come: what the new primary has is lower, the same, or other."""
-    bundle = zoo.bundle("sensor")
-    make_producer(pair.url, bundle, partitions=1).close()  # the topic
-    one, two = pair.clients
-    out = Keys("audio", "digits", 0).out
-
-    def publish(client: redis.Redis, *numbers: tuple[int, int]) -> None:
-        for number, seq in numbers:
-            client.xadd(out, {"stream": "s", "seq": str(seq), "events": "[]"}, id=f"{number}-0")
-
-    publish(one, *((n, n) for n in range(1, 6)))
-    until(lambda: one.wait(1, 100) == 1, "the replica")
-    two.execute_command("REPLICAOF", "NO", "ONE")
-    publish(one, (6, 6), (7, 7), (8, 8))
-    with Read(pair.url, asynchronous) as read:
-        assert read(8) == list(range(1, 9))
-        publish(two, (6, 60), (7, 7))  # of 8 there is nothing yet
-        pair.proxy.lead_to(str(pair.servers[1].socket_path))
-        pair.proxy.cut_all()
-        assert read(1) == [60]
-        publish(two, (8, 8), (9, 9))
-        assert read(1) == [9]
-        assert read.consumer.offsets == {0: b"9-0"}
-
-
-class Read:
-    """A consumer of either form: the numbers of the next results, through whatever cuts it off."""
-
-    def __init__(self, url: str, asynchronous: bool) -> None:
-        self._runner = asyncio.Runner()
-        self.consumer: Any = (AsyncConsumer if asynchronous else Consumer)(
-            "audio", "digits", url=url, start="beginning"
-        )
-
-    def __call__(self, count: int) -> list[int]:
-        found: list[int] = []
-
-        def enough() -> bool:
-            with contextlib.suppress(BrokerUnavailable):
-                found.extend(result.seq for result in self._now(self.consumer.read(timeout_s=0.2)))
-            return len(found) >= count
-
-        until(enough, f"{count} results")
-        return found
-
-    def _now(self, made: Any) -> Any:
-        return self._runner.run(made) if inspect.isawaitable(made) else made
-
-    def __enter__(self) -> Read:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._now(self.consumer.close())
-        self._runner.close()
-
-
 def answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
@@ -291,6 +187,49 @@ def answers(client: redis.Redis) -> bool:
 
 def two_url(pair: Pair) -> str:
     return pair.servers[1].url
+
+
+def test_a_worker_that_ends_gives_back_its_leases_to_whoever_is_primary(pair: Pair) -> None:
+    """Its last act is the first that it says to the new one."""
+    bundle = zoo.bundle("sensor")
+    one, two = pair.clients
+    with (
+        make_producer(pair.url, bundle, partitions=2),
+        worker(pair.url, bundle, durability="fast", partitions=2, lease_ms=20_000) as working,
+    ):
+        until(lambda: len(working.owned) == 2, "the partitions")
+        until(lambda: one.wait(1, 100) == 1, "the replica")
+        two.execute_command("REPLICAOF", "NO", "ONE")
+        pair.proxy.lead_to(str(pair.servers[1].socket_path))
+        working.stop()
+        pair.proxy.cut_all()
+    assert not two.exists(*(Keys("audio", "digits", partition).lease for partition in range(2)))
+
+
+def test_no_thread_is_admitted_to_another_history_while_one_is_let_in() -> None:
+    """Of two that connect at once one finds the old server, one the new."""
+    history, stop = History(), threading.Event()
+    history.check(b"role:master\r\nmaster_replid:old\r\n")
+
+    def old() -> None:
+        while not stop.is_set():
+            history.check(b"role:master\r\nmaster_replid:old\r\n")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=old)
+    thread.start()
+    admitted = 0
+    try:
+        for _ in range(100_000):
+            with contextlib.suppress(redis.ConnectionError):
+                history.check(b"role:master\r\nmaster_replid:new\r\n")
+                admitted += 1
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(before)
+    assert admitted == 0
 
 
 def test_one_answer_of_a_replica_ends_all_connections_to_it(pair: Pair) -> None:
