@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.arguments import seconds
 from pipeline.batcher import Event
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import connect, connect_async
@@ -214,12 +215,13 @@ class Consumer(_Base):
         Raises BrokerUnavailable: read again, nothing is skipped.
         """
         self._check_open()
+        seconds("timeout_s", timeout_s)
         if self._pending:
             return self._rest()
         deadline_s = time.monotonic() + timeout_s
         while True:
-            left_ms = int((deadline_s - time.monotonic()) * 1000)
-            found = self._mine(self._reader.read(block_ms=max(0, min(left_ms, 1000))))
+            left_ms = int(min(deadline_s - time.monotonic(), 1.0) * 1000)
+            found = self._mine(self._reader.read(block_ms=max(0, left_ms)))
             if found or left_ms <= 0:
                 return found
 
@@ -237,6 +239,8 @@ class Consumer(_Base):
         Waits for ever, or raises TimedOut when nothing more of it is there after `timeout_s` and it has not ended: what
         came was handed out, and another call goes on behind it.
         """
+        if timeout_s is not None:
+            seconds("timeout_s", timeout_s)
         self.open()
         due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -291,12 +295,13 @@ class AsyncConsumer(_Base):
     async def read(self, timeout_s: float = 1.0) -> list[Result]:
         """As `Consumer.read`."""
         self._check_open()
+        seconds("timeout_s", timeout_s)
         if self._pending:
             return self._rest()
         deadline_s = time.monotonic() + timeout_s
         while True:
-            left_ms = int((deadline_s - time.monotonic()) * 1000)
-            found = self._mine(await self._reader.read(block_ms=max(0, min(left_ms, 1000))))
+            left_ms = int(min(deadline_s - time.monotonic(), 1.0) * 1000)
+            found = self._mine(await self._reader.read(block_ms=max(0, left_ms)))
             if found or left_ms <= 0:
                 return found
 
@@ -311,6 +316,8 @@ class AsyncConsumer(_Base):
 
     async def until_end(self, stream: str, timeout_s: float | None = None) -> AsyncIterator[Result]:
         """As `Consumer.until_end`."""
+        if timeout_s is not None:
+            seconds("timeout_s", timeout_s)
         await self.open()
         due_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:

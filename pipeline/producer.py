@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 
+from pipeline.arguments import seconds
 from pipeline.broker.connection import connect, connect_async
 from pipeline.broker.exchange import drive, drive_async
 from pipeline.component import Array
@@ -129,8 +130,10 @@ class Producer(Pushing):
         producer's): it goes on waiting.
         """
         self._check_open()
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        seconds("timeout_s", timeout_s)
         if self._sender is not None:
-            self._sender.flush(self._timeout_s if timeout_s is None else timeout_s)
+            self._sender.flush(timeout_s)
 
     def close(self) -> None:
         """Close the connection. Streams that were not ended stay open, and may be gone on with.
@@ -199,8 +202,10 @@ class AsyncProducer(Pushing):
     async def flush(self, timeout_s: float | None = None) -> None:
         """As `Producer.flush`."""
         self._check_open()
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        seconds("timeout_s", timeout_s)
         if self._sender is not None:
-            await self._sender.flush(self._timeout_s if timeout_s is None else timeout_s)
+            await self._sender.flush(timeout_s)
 
     async def close(self) -> None:
         """As `Producer.close`."""

@@ -7,12 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
 import pydantic
 
+from pipeline.arguments import seconds, whole
 from pipeline.broker import topic as topics
 from pipeline.broker.appender import Append, AppendFailed, AppendFenced, AppendFull, Pushed
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect
@@ -69,17 +69,6 @@ def spec_of(topic: topics.Topic) -> InputSpec:
         raise ConfigError(f"topic {topic.name!r}: {faults}") from None
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    """A text would fail where it is first counted with, in words that name nothing."""
-    if not isinstance(value, Integral) or int(value) < least:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {least}")
-
-
-def _seconds(name: str, value: object) -> None:
-    if not isinstance(value, Real):
-        raise ConfigError(f"{name} is {value!r}; expected seconds, a number")
-
-
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where a stream stands: all that was pushed to it, by whomever, and is stored.
@@ -122,12 +111,12 @@ class Pushing:
         max_chunk_bytes = given.max_chunk_bytes if max_chunk_bytes is None else max_chunk_bytes
         if when_full not in ("block", "refuse", "drop_oldest"):
             raise ConfigError(f"when_full is {when_full!r}; expected block, refuse or drop_oldest")
-        _seconds("timeout_s", timeout_s)
-        _whole("max_backlog", max_backlog, 0)
-        _whole("replicas", replicas, 0)
-        _whole("max_waiting", max_waiting, 1)
-        _whole("max_chunk_bytes", max_chunk_bytes, 1)
-        _whole("max_streams", max_streams, 1)
+        seconds("timeout_s", timeout_s)
+        whole("max_backlog", max_backlog, 0)
+        whole("replicas", replicas, 0)
+        whole("max_waiting", max_waiting, 1)
+        whole("max_chunk_bytes", max_chunk_bytes, 1)
+        whole("max_streams", max_streams, 1)
         self._url = given.redis_url
         self.counts: Counter[str] = Counter()
         self._waiting = Waiting(max_waiting, max_streams, self.counts) if when_full == "drop_oldest" else None

@@ -63,6 +63,11 @@ class Worker:
     """
 
     def __init__(self, settings: Settings, *, bundle: Bundle | None = None) -> None:
+        if not isinstance(settings, Settings):
+            raise ConfigError(
+                f"Worker was given {type(settings).__name__} ({str(settings)[:80]!r}); expected settings: "
+                'Worker(load_settings(bundle="digits"))'
+            )
         self.settings = settings
         self.bundle = bundle or load(settings.bundle)
         self.counts: Counter[str] = Counter()

@@ -181,8 +181,11 @@ def main(
     output = output or data.ROOT / "pipeline" / "bundles" / f"{task}.onnx"
     measured = metrics or folder / "evaluation.json"
     try:
+        if metrics is not None and not metrics.is_file():
+            raise ConfigError(f"--metrics: {metrics} is no file; give an evaluation.json, or leave it out")
         if (module := find(task)).task(module.RECIPE).bundles:
-            export_untrained(module.task(module.RECIPE), task, output.parent, measured)
+            kept = measured if measured.is_file() else runs.METRICS / f"{task}.json"  # of these very constants
+            export_untrained(module.task(module.RECIPE), task, output.parent, kept)
             return
         made, net = runs.read(task, run or task, parse_settings(setting or []))
         scores = json.loads(measured.read_text())["scores"] if measured.is_file() else {}

@@ -164,7 +164,7 @@ def _push_files(
 ) -> None:
     """Each a stream; at `speed` times real time all at once, without one as fast as they are taken."""
     from pipeline.cli.playback import chunk_samples, paced, rounds
-    from pipeline.cli.told import finish, progress, report
+    from pipeline.cli.told import finish, progress, report, report_stored
 
     rate_hz = target.spec.sample_rate_hz
     step = chunk_samples(chunk_ms, rate_hz)
@@ -181,7 +181,9 @@ def _push_files(
             producer = target.open()
             if resume:
                 group, whole = _what_is_missing(producer, group, end)
-                stored += whole
+                stored += len(whole)
+                for recording in whole if as_json else ():
+                    report_stored(producer, recording.stream, len(recording.samples), recording.path)
             if values is not None:
                 for recording in group:
                     producer.give(recording.stream, values)
@@ -227,11 +229,11 @@ def _read(paths: list[Path], names: list[str], spec: InputSpec, columns: tuple[s
     return found
 
 
-def _what_is_missing(producer: Producer, group: list[Recording], end: bool) -> tuple[list[Recording], int]:
-    """Of each recording what its stream does not hold yet, and how many are held whole: these are left out."""
+def _what_is_missing(producer: Producer, group: list[Recording], end: bool) -> tuple[list[Recording], list[Recording]]:
+    """Of each recording what its stream does not hold yet, and those that are held whole: these are left out."""
     from pipeline.errors import ConfigError
 
-    missing, stored, rate_hz = [], 0, producer.spec.sample_rate_hz
+    missing, stored, rate_hz = [], [], producer.spec.sample_rate_hz
     for whole in group:
         stand, length = producer.resume(whole.stream), len(whole.samples)
         if stand.samples > length:
@@ -245,7 +247,7 @@ def _what_is_missing(producer: Producer, group: list[Recording], end: bool) -> t
                 f"of {whole.path}: nothing more is pushed to it. Leave out --resume to push all of it as a new life"
             )
         elif stand.ended or (stand.samples == length and not end):
-            stored += 1
+            stored.append(whole)
         else:
             missing.append(replace(whole, samples=whole.samples[stand.samples :], skipped=stand.samples))
     return missing, stored

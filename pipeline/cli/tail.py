@@ -12,11 +12,13 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
+from pipeline.cli.plain import counted
 from pipeline.cli.values import finite
 
 if TYPE_CHECKING:
     from pipeline.broker.topic import Topic
     from pipeline.cli.wav import WavFile
+    from pipeline.component import Array
     from pipeline.consumer import Consumer, Result
 
 EXAMPLES = examples(
@@ -27,6 +29,8 @@ EXAMPLES = examples(
 )
 
 _AWAY_S = 0.5
+_VALUES = 6
+"""Of the last frame's scores, shown."""
 
 
 def tail(
@@ -196,7 +200,7 @@ def show(result: Result, *, with_samples: bool = True) -> None:
         span = f"{event.start_s:8.2f} - {event.end_s:7.2f} s"
         out.print(f"{span}  [cyan]{name}[/]  [bold]{escape(event.label)}[/]  {event.score:.2f}", highlight=False)
     if result.scores is not None and len(result.scores):
-        out.print(f"{'':20}  [cyan]{name}[/]  {len(result.scores)} frames of scores", highlight=False)
+        out.print(f"{'':20}  [cyan]{name}[/]  {_told(result.scores)}", highlight=False)
     if result.samples is not None and with_samples:
         out.print(f"{'':20}  [cyan]{name}[/]  {len(result.samples)} samples", highlight=False)
     for note in result.notes:
@@ -205,3 +209,10 @@ def show(result: Result, *, with_samples: bool = True) -> None:
         out.print(f"{'':20}  [cyan]{name}[/]  [yellow]{said}[/]", highlight=False)
     if result.end:
         out.print(f"{'':20}  [cyan]{name}[/]  [dim]end[/]", highlight=False)
+
+
+def _told(scores: Array) -> str:
+    """How many frames of scores `[T, C]`, and the values of the last one: of a forecast, its next steps."""
+    values = " ".join(f"{value:.4g}" for value in scores[-1, :_VALUES])
+    more = f" ... ({scores.shape[1]} in all)" if scores.shape[1] > _VALUES else ""
+    return f"{counted(len(scores), 'frame')} of scores, the last one {values}{more}"

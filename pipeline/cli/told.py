@@ -47,6 +47,13 @@ def report(
     emit(record)
 
 
+def report_stored(producer: Producer, stream: str, samples: int, path: Path) -> None:
+    """The JSON line of a recording that its stream held to its end: nothing was pushed."""
+    from_s = samples / producer.spec.sample_rate_hz
+    told = {"topic": producer.topic, "stream": stream, "seconds": 0.0, "chunks": 0, "last_seq": None, "from_s": from_s}
+    emit({"file": str(path), **told})
+
+
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
     """A bar on standard error, where somebody looks."""

@@ -31,7 +31,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"settings", "audio", "sensor", "logs", "broker", "share", "status"},
     {"samples"},
     {"manifest", "csvfile"},
-    {"component", "onnxfile", "regular"},
+    {"component", "onnxfile", "regular", "arguments"},
     {"errors"},
 ]
 SIDEWAYS = {  # exceptions, each with its reason

@@ -45,6 +45,12 @@ def close(producer: Any) -> None:
         producer.close()
 
 
+@pytest.mark.parametrize("when_full", ["block", "drop_oldest"])
+def test_a_flush_for_no_time_is_told(make: Make, when_full: str) -> None:
+    with pytest.raises(ConfigError, match="timeout_s is 'soon'; expected seconds, a number"):
+        make(when_full=when_full).flush("soon")
+
+
 @pytest.mark.parametrize("when_full", ["block", "refuse", "drop_oldest"])
 def test_a_closed_producer_refuses(make: Make, redis_client: redis.Redis, when_full: str) -> None:
     producer = make(when_full=when_full)

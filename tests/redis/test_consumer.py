@@ -122,6 +122,23 @@ def test_a_timeout_is_an_empty_answer(make: Make) -> None:
         assert timeout_s <= time.monotonic() - since < timeout_s + 5
 
 
+@pytest.mark.parametrize("given", ["call-1", np.nan, b"1"])
+def test_a_timeout_that_is_no_time_is_told(make: Make, redis_client: redis.Redis, given: Any) -> None:
+    """`read("call-1")` means a stream, and reads as if it were one."""
+    publish(redis_client, "s", 0, end=True)
+    consumer = make()
+    for call in (consumer.read, lambda given: list(consumer.until_end("s", given))):
+        with pytest.raises(ConfigError, match=f"timeout_s is {given!r}; expected seconds, a number"):
+            call(given)
+    assert seqs(consumer.read(5)) == [0]
+
+
+def test_a_timeout_without_end_waits_until_something_comes(make: Make, redis_client: redis.Redis) -> None:
+    publish(redis_client, "s", 0, end=True)
+    assert seqs(make().read(np.inf)) == [0]
+    assert seqs(list(make().until_end("s", np.inf))) == [0]
+
+
 def test_one_stream_of_all(make: Make, redis_client: redis.Redis) -> None:
     for seq, stream in enumerate(["a", "b", "c", "a"]):
         publish(redis_client, stream, seq)

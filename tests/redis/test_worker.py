@@ -160,6 +160,11 @@ def test_a_belt_too_small_for_one_read_is_refused(url: str) -> None:
         Worker(load_settings(url=url, belt_rows=4, read_entries=16), bundle=zoo.bundle("sensor")).run()
 
 
+def test_a_worker_of_a_name_is_told_what_it_wants() -> None:
+    with pytest.raises(ConfigError, match=r"given str \('digits'\); expected settings: Worker\(load_settings\("):
+        Worker("digits")  # type: ignore[arg-type]
+
+
 def test_what_comes_together_is_one_batch(url: str, redis_client: redis.Redis) -> None:
     """A read that waited is answered with the first entry that comes: what came with it is read as well."""
     with connect(url) as client, ThreadPoolExecutor(1) as pool:

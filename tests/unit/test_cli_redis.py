@@ -145,7 +145,11 @@ class TestPushAndTail:
                 died.push("whole", signals[2], end=True)
             out, _ = statebelt("push", tmp_path, "--resume", "--json", "--url", url)
             told = {line["stream"]: line for line in map(json.loads, out.splitlines())}
-            assert {name: line["seconds"] for name, line in told.items()} == {"cut": (9600 - 3500) / 16_000, "new": 0.6}
+            assert {name: line["seconds"] for name, line in told.items()} == {
+                "cut": (9600 - 3500) / 16_000,
+                "new": 0.6,
+                "whole": 0.0,
+            }
             assert told["cut"]["from_s"] == 3500 / 16_000
             for name, path in zip(("cut", "new", "whole"), paths, strict=True):
                 tail = ("tail", "--stream", name, "--from-beginning", "--until-end", "--json", "--url", url)
@@ -154,6 +158,11 @@ class TestPushAndTail:
                 assert not any(json.loads(line)["notes"] for line in out.splitlines())
         out, _ = statebelt("push", tmp_path, "--resume", "--url", url)
         assert "pushed 0 recordings, 0.0 s of signal" in out
+        out, _ = statebelt("push", tmp_path, "--resume", "--json", "--url", url)
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [(line["stream"], line["seconds"], line["chunks"], line["from_s"]) for line in lines] == [
+            (name, 0.0, 0, 0.6) for name in ("cut", "new", "whole")
+        ]
 
     def test_what_is_given_reaches_its_stream(self, url: str, tmp_path: Path) -> None:
         """From a file, with raw frames on standard input; and in `run`, which takes the same file."""
@@ -240,7 +249,8 @@ class TestPushAndTail:
             tail = ("tail", "--stream", "pump", "--from-beginning", "--until-end", "--url", url)
             shown, _ = statebelt(*tail)
             out, _ = statebelt(*tail, "--json")
-        assert "20 frames of scores" in shown
+        last = run(bundle, samples).scores[-1]
+        assert f"20 frames of scores, the last one {last[0]:.4g} " in shown
         assert "gap expected_seq" in shown
         lines = [json.loads(line) for line in out.splitlines()]
         assert np.array_equal(np.array(lines[0]["scores"], np.float32), run(bundle, samples).scores)

@@ -15,7 +15,7 @@ from pipeline.model import open_runtime  # noqa: E402
 from pipeline.offline import run  # noqa: E402
 from tests import zoo  # noqa: E402
 from tests.harness import DATA  # noqa: E402
-from training import anomaly_score, nab, skab  # noqa: E402
+from training import anomaly_score, export, nab, skab  # noqa: E402
 from training.recipes.anomaly import RECIPE, task  # noqa: E402
 from training.surprise import LARGEST, OUTLYING, WIDTH, Surprise, graph  # noqa: E402
 
@@ -188,3 +188,17 @@ def test_alarms_are_known_when_they_are_told() -> None:
     events = [Event("anomaly_start", 600.0, 600.0, 0.6), Event("anomaly", 600.0, 1500.0, 0.9)]
     np.testing.assert_array_equal(anomaly_score.alarms(events, 6, 1 / 300), [0, 0, 0.6, 0, 0, 0])
     np.testing.assert_array_equal(anomaly_score.marks(events, 6, 1 / 300), [0, 0, 1, 1, 1, 0])
+
+
+def test_exported_without_runs_it_keeps_what_was_measured_of_these_constants(tmp_path, monkeypatch):
+    monkeypatch.setattr(export.data, "RUNS", tmp_path / "none")
+    export.main("anomaly", output=tmp_path / "anomaly.onnx")
+    told = {name: load(tmp_path / f"{name}.onnx").manifest.provenance.scores for name in ("anomaly", "anomaly8")}
+    assert told == {name: load(name).manifest.provenance.scores for name in told}
+    assert all(told.values())
+
+
+def test_figures_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"refused: --metrics: .*figures.json is no file; give an evaluation.json"):
+        export.main("anomaly", output=tmp_path / "anomaly.onnx", metrics=tmp_path / "figures.json")
+    assert not any(tmp_path.iterdir())
