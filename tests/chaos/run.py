@@ -27,7 +27,8 @@ NO_PROGRESS_S = 60.0
 
 @dataclass
 class Report:
-    """What was planned, what happened, and what the verifier says of each group."""
+    """What was planned, what happened, and what the verifier says of each group: of its logs, and of what a consumer
+    was handed meanwhile."""
 
     seed: int
     planned: Counts
@@ -35,20 +36,29 @@ class Report:
     streams: int
     happened: dict[str, int]
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    heard: dict[str, Verdict] = field(default_factory=dict)
     defects: list[str] = field(default_factory=list)
     seconds: float = 0.0
     verify_s: float = 0.0
 
     @property
     def total(self) -> Verdict:
+        """Of all logs."""
         return sum(self.verdicts.values(), Verdict())
+
+    @property
+    def told(self) -> Verdict:
+        """Of all consumers."""
+        return sum(self.heard.values(), Verdict())
 
     @property
     def passed(self) -> bool:
         """Nothing wrong, nothing unexplained, and all that was planned took place."""
         done = all(self.happened.get(name, 0) >= count for name, count in asdict(self.planned).items())
-        compared = all((v.streams, v.chunks) == (self.streams, self.chunks) for v in self.verdicts.values())
-        return done and compared and bool(self.verdicts) and self.total.silent and not self.defects
+        every = [*self.verdicts.values(), *self.heard.values()]
+        compared = all((v.streams, v.chunks) == (self.streams, self.chunks) for v in every)
+        both = bool(self.verdicts) and self.verdicts.keys() == self.heard.keys()
+        return done and compared and both and self.total.silent and self.told.silent and not self.defects
 
     def show(self) -> None:
         told = Table("", "planned", "happened", title=f"chaos, seed {self.seed}")
@@ -71,12 +81,16 @@ class Report:
         told.add_row("streams", str(self.streams), str(self.total.streams // max(1, len(self.verdicts))))
         told.add_row("results compared", str(self.chunks * len(self.verdicts)), str(self.total.results))
         told.add_row("bytes compared", "", f"{self.total.compared_bytes:,}")
+        told.add_row("results handed to consumers", str(self.chunks * len(self.heard)), str(self.told.results))
+        told.add_row("  again, after a failover", "", str(self.happened.get("handed out again", 0)))
         for name in Verdict.FAULTS:
             told.add_row(name, "0", str(getattr(self.total, name)))
+            if getattr(self.told, name):
+                told.add_row(f"{name}, by a consumer", "0", str(getattr(self.told, name)))
         told.add_row("other defects", "0", str(len(self.defects)))
         told.add_row("seconds (and to verify)", "", f"{self.seconds:.0f} ({self.verify_s:.0f})")
         Console(width=100).print(told)
-        for line in [*self.total.examples, *self.defects]:
+        for line in [*self.total.examples, *(f"consumer: {line}" for line in self.told.examples), *self.defects]:
             print(line)
         print("passed" if self.passed else f"FAILED (again: SEED={self.seed})")
 
@@ -128,11 +142,14 @@ def run(
         happened["partitions replayed"] = stage.told("replayed")
         happened["commits retried"] = stage.told("commit_retried")
         happened["sent again"] = sum(Journal(source.folder).again for source in sources)
+        happened["handed out again"] = sum(each.heard.again for each in stage.listeners.values())
         report = Report(seed, counts, *_sizes(plans), dict(happened), defects=stage.defects)
         report.seconds = time.monotonic() - began_s
         sent = [each for source in sources for each in source.sent()]
         for group, path in paths.items():
-            report.verdicts[group] = verify(stage.client, TOPIC, group, PARTITIONS, sent, Oracle(path))
+            oracle = Oracle(path)
+            report.verdicts[group] = verify(stage.client, TOPIC, group, PARTITIONS, sent, oracle)
+            report.heard[group] = stage.listeners[group].heard.verdict(sent, oracle, may_repeat=pair)
     report.verify_s = time.monotonic() - began_s - report.seconds
     return report
 

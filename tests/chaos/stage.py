@@ -19,6 +19,7 @@ import numpy as np
 import redis
 
 from pipeline.broker import topic as topics
+from tests.chaos.listener import Listener
 from tests.chaos.plan import RATE_HZ, Plan, Sent
 from tests.chaos.producer import Journal
 from tests.chaos.schedule import Event
@@ -94,6 +95,7 @@ class Stage:
 
     Attributes:
         happened: how many of each fault took place, and of what else is worth telling.
+        listeners: a consumer of each group.
         defects: what no fault explains, in words: a worker that ended by itself, or would not end.
     """
 
@@ -107,6 +109,7 @@ class Stage:
         self._servers = Servers(folder, pair=pair)
         self._actors: list[Actor] = []
         self.sources: list[Source] = []
+        self.listeners: dict[str, Listener] = {}
         self._thaws: list[tuple[float, Actor]] = []
         self._tick = threading.Event()  # never set: the pace of a schedule
         self._exit = contextlib.ExitStack()
@@ -119,6 +122,9 @@ class Stage:
         self._exit.callback(self._kill_all)
         for n in range(self._workers):
             self._join(list(self._bundles)[n % len(self._bundles)])
+        for group in self._bundles:
+            self.listeners[group] = Listener(self.proxy.url, TOPIC, group)
+            self._exit.callback(self.listeners[group].close)
         return self
 
     def __exit__(
@@ -189,6 +195,10 @@ class Stage:
             if actor.alive:
                 self.defects.append(f"a worker did not end within 20 s of SIGTERM; see {actor.log}")
         self._tend()
+        for group, listener in self.listeners.items():
+            listener.close()
+            if listener.failure is not None:
+                self.defects.append(f"the consumer of {group} ended: {listener.failure!r}")
 
     # -- faults
 

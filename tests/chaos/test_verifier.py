@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import redis
 
+from pipeline.broker.results import Result as Stored
 from pipeline.bundle import Bundle, load
+from pipeline.consumer import decode
 from tests.chaos import bundles
+from tests.chaos.listener import Heard
 from tests.chaos.oracle import Oracle
 from tests.chaos.plan import Sent, draw
 from tests.chaos.verifier import Verdict, verify
@@ -194,3 +197,49 @@ def test_it_finds_faults_in_a_log_of_events_alone(
     assert verify(redis_client, "audio", "scores", 1, [each], oracle, every_chunk=False).silent
     redis_client.xdel(key, redis_client.xrange(key)[4][0])
     assert verify(redis_client, "audio", "scores", 1, [each], oracle, every_chunk=False).faults == {"lost": 1}
+
+
+HEARD = {name: deed for name, deed in BROKEN.items() if name not in ("no end", "a stream that nobody sent")}
+"""What a consumer can be handed: it knows no other sign of an end than that there is one."""
+
+
+def heard(logs: list[Log], again: int = 0) -> Heard:
+    """As a consumer is handed these logs, the last `again` results of each once more."""
+    found = Heard()
+    for log in logs:
+        for n, fields in enumerate([*log, *(log[-again:] if again else [])]):
+            found.take(decode(Stored(0, b"%d-0" % (n + 1), fields)))
+    return found
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_consumer_that_was_handed_everything(oracles: dict[str, Oracle], sent: list[Sent], group: str) -> None:
+    logs = [perfect(each, oracles[group]) for each in sent]
+    verdict = heard(logs).verdict(sent, oracles[group], may_repeat=False)
+    assert verdict.silent, verdict
+    assert verdict.results == verdict.chunks == sum(map(len, logs))
+    after_a_failover = heard(logs, again=3)
+    assert after_a_failover.verdict(sent, oracles[group], may_repeat=True).silent
+    assert after_a_failover.verdict(sent, oracles[group], may_repeat=False).faults == {"doubled": 1}
+    assert after_a_failover.again == 3 * len(sent)
+
+
+@pytest.mark.parametrize(
+    ("group", "deed"), [(group, deed) for deed, (_, groups, _) in HEARD.items() for group in groups]
+)
+def test_what_a_consumer_was_handed_wrong_is_found(
+    oracles: dict[str, Oracle], sent: list[Sent], group: str, deed: str
+) -> None:
+    fault, _, do = HEARD[deed]
+    logs = [perfect(each, oracles[group]) for each in sent]
+    do(logs[next(i for i, each in enumerate(sent) if group == "scores" or oracles[group](each.signal).events)])
+    assert fault in heard(logs).verdict(sent, oracles[group], may_repeat=False).faults
+
+
+def test_a_result_that_is_another_one_the_second_time(oracles: dict[str, Oracle], sent: list[Sent]) -> None:
+    """Handed out again it may be, after a failover; never changed."""
+    log = perfect(sent[0], oracles["words"])
+    log.append({**log[2], b"events": b'[{"label": "four", "start_s": 0.1, "end_s": 0.2, "score": 0.9}]'})
+    found = heard([log]).verdict(sent[:1], oracles["words"], may_repeat=True)
+    assert found.faults == {"different": 1}
+    assert f"{sent[0].stream} chunk {sent[0].seqs[2]}" in found.examples[0]
