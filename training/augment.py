@@ -29,41 +29,23 @@ def stretch(x: Samples, rate: float) -> Samples:
 def overlapped(x: Samples, rate: float, window: int = 512, search: int = 160) -> Samples:
     """`[N]` to `[N / rate]`: faster at the same pitch, windows laid where they fit best (WSOLA, Verhelst and Roelands
     1993). A hundredth of `stretch`'s work."""
-    length, hop = max(1, round(x.size / rate)), window // 2
-    return _laid(x, length, np.rint(np.arange(round(x.size / rate / hop) + 1) * hop * rate), window, search)
-
-
-def uneven(rng: Rng, x: Samples, parts: int = 3, slowest: float = 0.45, fastest: float = 1.5) -> Samples:
-    """`[N]` to another length: each of so many equal parts faster or slower by itself, at the same pitch (WSOLA).
-
-    Nobody says a word at another pace by stretching all of it alike: vowels and hisses give, stops do not.
-    """
-    rates = np.exp(rng.uniform(np.log(slowest), np.log(fastest), parts))
-    ends = np.cumsum(x.size / parts / rates)  # of the parts, in what comes out
-    window, search = 256, 80  # 32 ms at 8 kHz: a stop is not said twice
-    at = np.arange(0, ends[-1] + window // 2, window // 2)
-    ideal = np.interp(at, np.concatenate([[0.0], ends]), np.linspace(0, x.size, parts + 1))
-    return _laid(x, max(1, round(ends[-1])), np.rint(ideal), window, search)
-
-
-def _laid(x: Samples, length: int, ideal: NDArray[np.float64], window: int, search: int) -> Samples:
-    """`[length]`: windows of x from about `ideal` on, one every half window, each where it goes on smoothly."""
     hop = window // 2
     shape = np.hanning(window + 1)[:window].astype(np.float32)
     padded = np.pad(x, (hop, window + search + hop))
-    y, at = np.zeros(max(1, len(ideal)) * hop + window, np.float32), 0
-    for n, goal_at in enumerate(ideal.astype(int)):
-        wanted = min(int(goal_at), padded.size - window - search)
+    count = max(1, round(x.size / rate / hop) + 1)
+    y, at = np.zeros(count * hop + window, np.float32), 0
+    for n in range(count):
+        ideal = min(round(n * hop * rate), padded.size - window - search)
         if n:
-            low = max(0, wanted - search)
+            low = max(0, ideal - search)
             goal = padded[at + hop : at + hop + window]  # what would go on smoothly from the window before
-            heard = padded[low : wanted + search + window]
+            heard = padded[low : ideal + search + window]
             energy = np.cumsum(np.concatenate([[0.0], np.square(heard, dtype=np.float64)]))
             fit = np.correlate(heard, goal, "valid") / np.sqrt(energy[window:] - energy[:-window] + 1e-9)
             at = low + int(fit.argmax())
         y[n * hop : n * hop + window] += shape * padded[at : at + window]
         at = min(at, padded.size - window - hop)
-    return y[hop : hop + length]
+    return y[hop : hop + max(1, round(x.size / rate))]
 
 
 def decibels(value: float) -> float:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 BG = LABELS.index(BACKGROUND)
 STRETCHES = (0.45, 0.55, 0.68, 0.82, 1.2, 1.4)
-VARIANTS = 5  # of a word whose parts are stretched unlike each other
 PACES = (0.78, 0.84, 0.9, 0.95, 1.0, 1.06, 1.12, 1.19, 1.26, 1.34)
 
 
@@ -85,7 +84,6 @@ class Composer:
         self.samples = round(recipe.stream_s * recipe.sample_rate_hz) // recipe.hop_samples * recipe.hop_samples
         self._paced: dict[tuple[int, float], Samples] = {}
         self._stretched: dict[tuple[int, float], Samples] = {}
-        self._uneven: dict[tuple[int, int], Samples] = {}
         self._tilts = _tilts(pools)
         self._channels = [sorted({clip.speaker for clip in pool}) for pool in (pools.digits, pools.others)]
         self._channels = [pool for pool in [*self._channels, sorted(self._tilts)] if pool]
@@ -158,12 +156,6 @@ class Composer:
     def _spoken(self, rng: Rng, clip: Clip, pace: float) -> Samples:
         """The clip at one of the PACES, digits at times stretched; kept where a run draws them many times."""
         if clip.label < BG and rng.random() < self.recipe.stretched:
-            if self.recipe.uneven and rng.random() < self.recipe.uneven:
-                variant = (id(clip), int(rng.integers(VARIANTS)))
-                if variant not in self._uneven:
-                    own = np.random.default_rng((variant[1], clip.samples.size, clip.label))  # whoever asks first
-                    self._uneven[variant] = augment.uneven(own, clip.samples)
-                return augment.speed(self._uneven[variant], pace)
             rate = float(rng.choice(STRETCHES))
             stretch = (id(clip), rate)
             if stretch not in self._stretched:

@@ -277,33 +277,6 @@ def test_words_said_faster_keep_their_pitch(rate):
         np.testing.assert_allclose(y, x, atol=0.02)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_parts_said_unevenly_keep_their_pitch_and_order(seed):
-    """Three notes, one a part: each as long as its own rate makes it."""
-    notes_hz, part = (300, 440, 640), 2400
-    x = np.concatenate([np.sin(2 * np.pi * hz * np.arange(part) / 8000) for hz in notes_hz]).astype(np.float32)
-    y = augment.uneven(np.random.default_rng(seed), x)
-    wanted = part / np.exp(np.random.default_rng(seed).uniform(np.log(0.45), np.log(1.5), 3))
-    assert y.size == pytest.approx(wanted.sum(), abs=1)
-    assert wanted.max() > 1.2 * wanted.min()
-    windows = np.lib.stride_tricks.sliding_window_view(y, 256)[::32] * np.hanning(256)
-    peak_hz = np.abs(np.fft.rfft(windows, 8192)).argmax(axis=1) * 8000 / 8192
-    heard = np.abs(peak_hz[:, None] - notes_hz).argmin(axis=1)
-    assert (np.diff(heard) >= 0).all()
-    assert np.abs(peak_hz - np.take(notes_hz, heard)).max() < 25
-    assert np.bincount(heard, minlength=3) * 32 == pytest.approx(wanted, abs=300)
-
-
-def test_a_stream_with_uneven_words_depends_on_seed_and_index_alone(pools):
-    recipe = RECIPE.overridden({"stretched": "1", "uneven": "0.7", "streams": "4"})
-    one, other = Composer(pools, recipe), Composer(pools, recipe)
-    other.batch(3, None)  # what is kept from one batch to the next changes nothing
-    np.testing.assert_array_equal(one.batch(5, None)[0].power, other.batch(5, None)[0].power)
-    assert one._uneven
-    plain = Composer(pools, RECIPE.overridden({"stretched": "1", "streams": "4"})).batch(5, None)[0]
-    assert not np.array_equal(plain.power, one.batch(5, None)[0].power)
-
-
 def test_trimming_keeps_what_is_loud():
     x = np.concatenate([np.full(800, 1e-4), np.full(1600, 0.5), np.full(800, 1e-4)]).astype(np.float32)
     np.testing.assert_array_equal(augment.trimmed(x, 30.0), x[800:2400])

@@ -40,9 +40,7 @@ class Digits(Recipe):
     sample_rate_hz to log_floor: samples to frames. auxiliary: words of other speech that are learnt as classes of their
         own, and served as background.
     stream_s to noise_below_db: the composed streams. foreign: the share of them that holds speech without digits only.
-        stretched: the share of digits that are said slower or faster at their pitch. uneven: the share of these whose
-        parts are so each by itself.
-    level_spread_db: deviation of a word's level from its stream's. quiet: the share of streams without noise; in
+        level_spread_db: deviation of a word's level from its stream's. quiet: the share of streams without noise; in
         the others it lies so far below the level, from and to.
     decide_from, decide_after_frames: when a decision is due: from this part of a word's length until so long after its
         end. word_weight: how much those frames count.
@@ -63,7 +61,6 @@ class Digits(Recipe):
     fresh: float = 0.6
     foreign: float = 0.4
     stretched: float = 0.5
-    uneven: float = 0.0
     level_spread_db: float = 2.5
     quiet: float = 0.25
     noise_below_db: tuple[float, ...] = (5.0, 45.0)
@@ -75,7 +72,6 @@ class Digits(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._demand("uneven", 0 <= self.uneven <= 1, "from 0 to 1")
         self._demand("quiet", 0 <= self.quiet <= 1, "from 0 to 1")
         self._demand("level_spread_db", self.level_spread_db >= 0, "0 or more")
         below = self.noise_below_db
