@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.broker import topic as topics
+from pipeline.broker.connection import connect
+from pipeline.broker.embedded import EmbeddedServer
+from pipeline.errors import BrokerUnavailable
+from tests.chaos import listener
 from tests.chaos.run import run
 from tests.chaos.schedule import Counts, draw
 
@@ -33,6 +38,18 @@ def test_a_short_chaos_of_a_primary_and_its_replica(tmp_path: Path) -> None:
     )
     report.show()
     assert report.passed, report.total.examples + report.told.examples + report.defects
+
+
+@pytest.mark.timeout(60)
+def test_a_listener_does_not_wait_for_a_server_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails while the server is down must end, and tell."""
+    monkeypatch.setattr(listener, "_LAST_S", 0.0)
+    with EmbeddedServer(tmp_path / "redis") as server:
+        with connect(server.url) as client:
+            topics.create(client, topics.Topic("audio", 8000.0, "int16", 1, 2))
+        found = listener.Listener(server.url, "audio", "digits")
+    found.close()
+    assert isinstance(found.failure, BrokerUnavailable)
 
 
 def test_a_seed_is_a_schedule() -> None:
