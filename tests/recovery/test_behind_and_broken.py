@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -56,9 +56,9 @@ def clients(url: str, **options: object) -> Iterator[tuple[Producer, Consumer]]:
         yield producer, consumer
 
 
-def in_two_parts(count: int, *, words: int) -> tuple[dict[str, np.ndarray], list[Any], list[Any]]:
+def in_two_parts(count: int, *, words: int, seed: int = 0) -> tuple[dict[str, np.ndarray], list[Any], list[Any]]:
     """Real speech, and its chunks in rounds: those of the first half, and the others."""
-    signals = digits(count, words=words)
+    signals = digits(count, words=words, seed=seed)
     batches = list(cut_up(BUNDLE, signals, every(20)))
     half = len(batches) // 2
     return signals, batches[:half], batches[half:]
@@ -203,20 +203,30 @@ def test_a_failover_that_loses_rows_alone_is_noticed(tmp_path: Path, bundle_file
                 assert_exact(BUNDLE, signals, collect(consumer, list(signals)))
 
 
-@pytest.mark.parametrize("attempt", range(3))
-def test_told_to_stop_while_redis_is_away_it_leaves_in_time(tmp_path: Path, bundle_file: Path, attempt: int) -> None:
-    """In the midst of a backlog, a commit on its way: no error of ours, whatever that commit was doing."""
-    signals = digits(40, words=3, seed=attempt)
-    with EmbeddedServer(tmp_path / "redis", fsync="no") as server, clients(server.url) as (producer, consumer):
-        for batch in cut_up(BUNDLE, signals, every(20)):
+@pytest.mark.parametrize("lost", ["request", "reply"])
+@pytest.mark.parametrize("seed", range(2))
+def test_told_to_stop_while_redis_is_away_it_leaves_in_time(
+    tmp_path: Path, bundle_file: Path, lost: Literal["request", "reply"], seed: int
+) -> None:
+    """In the midst of a backlog, a commit on its way, be it stored or not: no error of ours."""
+    signals, before, after = in_two_parts(40, words=3, seed=seed)
+    with (
+        EmbeddedServer(tmp_path / "redis", fsync="no") as server,
+        Proxy(str(server.socket_path), str(tmp_path / "proxy.sock")) as proxy,
+        clients(server.url) as (producer, consumer),
+    ):
+        for batch in before:
             producer.push_many(batch)
         options = {**FAST, "lease_ms": 5000, "drain_ms": 300, "read_entries": 64, "max_batch": 8}
-        with WorkerProcess(server.url, bundle_file, tmp_path, **options) as process:
-            seen = 0
-            while seen < 1000:
-                seen += len(consumer.read(5))
+        with WorkerProcess(proxy.url, bundle_file, tmp_path, **options) as process:
+            assert consumer.read(timeout_s=30)
+            proxy.delay(60.0, lost, b"sb_commit")
+            for batch in after:
+                producer.push_many(batch)
+            until(lambda: bool(proxy.happened), "a commit to be on its way")
             assert server.pid is not None
             os.kill(server.pid, signal.SIGKILL)
+            proxy.cut_all()
             process.wait_for("commit_retried")
             process.send(signal.SIGTERM)
             assert process.process.wait(20) == 0, process.log.read_text()[-800:]
