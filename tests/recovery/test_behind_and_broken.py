@@ -209,7 +209,7 @@ def test_told_to_stop_while_redis_is_away_it_leaves_in_time(
     tmp_path: Path, bundle_file: Path, lost: Literal["request", "reply"], seed: int
 ) -> None:
     """In the midst of a backlog, a commit on its way, be it stored or not: no error of ours."""
-    signals, before, after = in_two_parts(40, words=3, seed=seed)
+    _, before, after = in_two_parts(40, words=3, seed=seed)
     with (
         EmbeddedServer(tmp_path / "redis", fsync="no") as server,
         Proxy(str(server.socket_path), str(tmp_path / "proxy.sock")) as proxy,
