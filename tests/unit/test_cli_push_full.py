@@ -37,7 +37,7 @@ def test_drop_oldest_tells_what_was_dropped(
     assert redis_client.xlen(log_key("audio", 0)) == 20
     out, _ = statebelt(*push, "drop_oldest", "--json")
     told = [json.loads(line) for line in out.splitlines()]
-    assert told[0]["last_seq"] is None
+    assert told[0]["chunks"] == 30  # its last_seq is known, or not, as the sender was quicker than the pushes, or not
     assert told[1] == {"topic": "audio", "pushed": 0, "dropped": 30, "dropped_ends": 1}
 
 
