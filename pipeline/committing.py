@@ -17,7 +17,6 @@ from typing import Any
 from pipeline.broker import partition as partitions
 from pipeline.broker.connection import Client
 from pipeline.broker.partition import Commit, Outcome
-from pipeline.broker.reader import Ahead
 from pipeline.errors import BrokerUnavailable, Fenced
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
@@ -77,20 +76,17 @@ class Committer:
         """Whether a commit is on its way."""
         return self._flight is not None
 
-    def commit(
-        self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]], ahead: Ahead | None = None
-    ) -> None:
+    def commit(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]]) -> None:
         """Commit every partition's effects; the same commit again while Redis is away and the lease may last.
 
-        With the first try goes what is to be read `ahead`. A partition that another owns by now is dropped. Raises
-        ConfigError: a commit that cannot be, a defect of ours.
+        A partition that another owns by now is dropped. Raises ConfigError: a commit that cannot be, a defect of ours.
         """
         pending = self._begun(effects)
         sent_s = time.monotonic()
         if pending:
-            self._conclude(ownership, pending, self._send(pending, ahead), sent_s)
+            self._conclude(ownership, pending, self._send(pending), sent_s)
 
-    def begin(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]], ahead: Ahead) -> None:
+    def begin(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]]) -> None:
         """Send the commit and do not wait: what `commit` would do about its outcome, `settle` does.
 
         Until then nothing may be done to these partitions but reading, and computing the batch that follows.
@@ -98,7 +94,7 @@ class Committer:
         pending = self._begun(effects)
         if pending:
             self._counts["overlapped"] += 1
-            self._flight = _Flight(pending, time.monotonic(), self._sender.submit(self._send, pending, ahead))
+            self._flight = _Flight(pending, time.monotonic(), self._sender.submit(self._send, pending))
 
     def settle(self, ownership: Ownership) -> None:
         """Wait for the commit that is on its way, if one is. Raises as `commit`."""
@@ -124,9 +120,9 @@ class Committer:
             each.owned.sent = each.commit.offset_after
         return pending
 
-    def _send(self, pending: Sequence[_Pending], ahead: Ahead | None) -> list[Outcome]:
+    def _send(self, pending: Sequence[_Pending]) -> list[Outcome]:
         commits = [(each.owned.lease, each.commit) for each in pending]
-        return partitions.commit_many(self._client, commits, self._settings.replicas, ahead=ahead)
+        return partitions.commit_many(self._client, commits, self._settings.replicas)
 
     def _conclude(
         self, ownership: Ownership, pending: list[_Pending], outcomes: Sequence[Outcome], sent_s: float
@@ -158,7 +154,7 @@ class Committer:
             self._away(why)
             pending = [each for each in again if ownership.owned.get(each.owned.partition) is each.owned]
             sent_s = time.monotonic()
-            outcomes = self._send(pending, None)
+            outcomes = self._send(pending)
 
     def _stored(self, each: _Pending, sent_s: float) -> None:
         owned, commit = each.owned, each.commit

@@ -1,19 +1,18 @@
-"""What a worker reads next: after which ids, how much at a time, and along with which commit.
+"""What a worker reads next: after which ids, how much at a time, and while what else is done.
 
-While there is a backlog, a batch is in hand before the one in front of it is committed. Then that commit need not be
-waited for: it travels, and with it the question for the batch after next, while the batch in hand is computed.
+Under load a batch is asked for while the one in front of it is turned into a commit. If there is one, that commit need
+not be waited for: it travels while the next batch is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.broker.connection import Client
 from pipeline.broker.reader import Ahead, Entry, read
 from pipeline.lifecycle import Owned
 from pipeline.settings import Settings
-from pipeline.task import Effects
 
 _READ_BYTES = 64 << 20
 """What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
@@ -43,62 +42,56 @@ class Intake:
 
     def forget(self) -> None:
         """Let go of what is in hand, and of what was asked for."""
-        self._ahead, self._hand = None, {}
+        ahead, self._ahead, self._hand = self._ahead, None, {}
+        if ahead is not None:
+            ahead.drop()
 
     def count(self, partitions: int) -> int:
         """How many are read of each of so many partitions."""
         return max(1, self.entries // partitions)
 
-    def next(self, owned: Mapping[int, Owned], block_ms: int, *, halve: bool) -> Found:
+    def next(self, owned: Mapping[int, Owned], block_ms: int) -> Found:
         """Chunks of partitions whose rows are up to date: what is in hand, or else what comes in `block_ms`.
 
-        halve: two batches and more are given in halves, the second of which stays in hand.
         Raises BrokerUnavailable: no answer; read again.
         """
         s, offsets = self._settings, _offsets(owned)
-        if not self._hand:
-            self._collect(offsets)
+        self.collect()
         hand, self._hand = self._hand, {}
         # Of what was in hand a partition may have been dropped since, and even be owned anew.
         found = {p: entries for p, (after, entries) in hand.items() if offsets.get(p) == after}
         if not found:
             self._asked = self.count(len(owned))
             found = read(self._client, s.topic, offsets, self._asked, block_ms, enough=s.max_batch)
-        if halve and sum(map(len, found.values())) >= 2 * s.max_batch:
-            whole, found = found, {p: entries[: (len(entries) + 1) // 2] for p, entries in found.items()}
-            self._hand = {p: (found[p][-1][0], entries[len(found[p]) :]) for p, entries in whole.items()}
-            self._hand = {p: (after, entries) for p, (after, entries) in self._hand.items() if entries}
         return found
 
-    def ahead(self, owned: Mapping[int, Owned], effects: Iterable[tuple[Owned, Effects]]) -> Ahead | None:
-        """What is to be read behind what is in hand, for the commit of these effects to ask for.
+    def ask(self, owned: Mapping[int, Owned], found: Found) -> None:
+        """Ask for what follows `found`, and do not wait: `collect` has the answer.
 
-        All partitions are asked for, not only those that are committed to: none waits for the others to be silent.
-        None where less than a full step of the model is in hand: what has come since is better read with what comes.
+        All partitions are asked for, not only those of `found`: none waits for the others to be silent. Reading changes
+        nothing, so where the commit of `found` fails, what was read is let go of. After less than a quarter of a full
+        step nothing is asked for: there is seldom more by then, and a round trip is a tenth of what so small a batch
+        costs.
         """
+        if 4 * sum(map(len, found.values())) < self._settings.max_batch:
+            return
         offsets = _offsets(owned)
-        offsets |= {o.partition: made.offset for o, made in effects if o.partition in offsets}
-        if not self._hand:
-            self._collect(offsets)
-        if 0 < self.in_hand < self._settings.max_batch:
-            return None
-        offsets |= {p: entries[-1][0] for p, (_, entries) in self._hand.items() if p in offsets}
+        offsets |= {p: entries[-1][0] for p, entries in found.items() if p in offsets}
         self._asked = self.count(len(owned))
-        self._ahead = Ahead(self._settings.topic, offsets, self._asked)
-        return self._ahead
+        self._ahead = Ahead(self._client, self._settings.topic, offsets, self._asked)
 
-    def _collect(self, offsets: Offsets) -> None:
-        """The commit that asked for more is settled: in hand is what it found, of partitions that stand where they were
-        to stand."""
+    def collect(self) -> int:
+        """Take in hand what was asked for. Returns how many chunks are in hand."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            self._hand = {p: (offsets[p], entries) for p, entries in ahead.take(offsets).items()}
+            self._hand = {p: (ahead.offsets[p], entries) for p, entries in ahead.take().items()}
+        return self.in_hand
 
     def size(self, found: Found, ran_s: float) -> None:
         """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
         large, is followed by smaller ones."""
         entries, aim_s = sum(map(len, found.values())), self._settings.lease_ms / 1000 / 4
-        size_bytes = sum(len(value) for of in found.values() for _, fields in of for value in fields.values())
+        size_bytes = sum(sum(map(len, fields.values())) for of in found.values() for _, fields in of)
         excess = max(ran_s / aim_s, size_bytes / _READ_BYTES)
         if excess > 1:
             self.entries = max(1, min(self.entries, int(entries / excess)))

@@ -232,8 +232,7 @@ class Worker:
             if not ownership.owned:
                 return
         block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
-        halve = self._room_to_fly() and not self._committer.in_flight
-        found = self._intake.next(ownership.owned, block_ms, halve=halve)
+        found = self._intake.next(ownership.owned, block_ms)
         if found:
             self._process(ownership, found)
             self._busy_s = time.monotonic()
@@ -253,8 +252,7 @@ class Worker:
     # -- a batch
 
     def _process(self, ownership: Ownership, found: Found) -> None:
-        """Run what was read and commit it; with the commit goes the next read. Where there is more in hand to run, the
-        commit is not waited for."""
+        """Run what was read and commit it. Where there is more to run by then, the commit is not waited for."""
         work = [ownership.owned[p] for p in sorted(found)]
         for owned in work:
             if owned.phase is Phase.GRANTED:
@@ -271,12 +269,13 @@ class Worker:
             return
         for owned in work:
             self._rows.note_corrupt(owned)
+        if self._room_to_fly():
+            self._intake.ask(ownership.owned, found)
         effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt), strict=True))
-        ahead = self._intake.ahead(ownership.owned, effects)
-        if ahead is not None and self._intake.in_hand and self._room_to_fly():
-            self._committer.begin(ownership, effects, ahead)
+        if self._intake.collect():
+            self._committer.begin(ownership, effects)
         else:
-            self._committer.commit(ownership, effects, ahead)
+            self._committer.commit(ownership, effects)
 
     def _catch_up(self, of: Sequence[Owned]) -> None:
         assert self._ownership is not None
@@ -367,6 +366,7 @@ class Worker:
             except BrokerUnavailable as error:
                 self._log.warning("leases_not_released", error=str(error))
         self._committer.close()
+        self._intake.forget()
         self._client.close()
         self._reporter.clear()
         self._log.info("stopped", **self.counts)

@@ -243,29 +243,53 @@ def _raw(response: Any, **_options: Any) -> Any:
     return response
 
 
+class Asked:
+    """Commands that were sent, as one piece, and whose replies are still to be read.
+
+    Each reply is a value, or the exception of that command alone. Where the connection broke, making it and `replies`
+    raise redis.RedisError. Whoever does not want the replies calls `drop`.
+    """
+
+    def __init__(self, client: redis.Redis, commands: Sequence[Sequence[Any]]) -> None:
+        self._pool, self._count = client.connection_pool, len(commands)
+        self._connection = self._pool.get_connection()
+        with self._unbroken():
+            packed = [part for command in commands for part in self._connection.pack_command(*command)]  # type: ignore[no-untyped-call]
+            self._connection.send_packed_command([b"".join(packed)])  # type: ignore[no-untyped-call]
+
+    def replies(self) -> list[Any]:
+        """Wait for them; once."""
+        found: list[Any] = []
+        with self._unbroken():
+            for _ in range(self._count):
+                try:
+                    found.append(self._connection.read_response())
+                except redis.ResponseError as error:
+                    found.append(error)
+        self._pool.release(self._connection)
+        return found
+
+    def drop(self) -> None:
+        """Let go of the replies."""
+        self._connection.disconnect()  # type: ignore[no-untyped-call]
+        self._pool.release(self._connection)
+
+    @contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            # Ctrl-C, say: replies that were not read would pass for those of the next commands.
+            self.drop()
+            raise
+
+
 def round_trip(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """Run commands in one round trip, sent as one piece. Each reply is a value, or the exception of that command alone.
+    """Run commands in one round trip: `Asked`, at once.
 
     As a pipeline, without its callbacks and its many small writes. Raises redis.RedisError where the connection broke.
     """
-    pool = client.connection_pool
-    connection = pool.get_connection()
-    try:
-        packed = [part for command in commands for part in connection.pack_command(*command)]  # type: ignore[no-untyped-call]
-        connection.send_packed_command([b"".join(packed)])  # type: ignore[no-untyped-call]
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(connection.read_response())
-            except redis.ResponseError as error:
-                replies.append(error)
-        return replies
-    except BaseException:
-        # Ctrl-C, say: replies that were not read would pass for those of the next commands.
-        connection.disconnect()  # type: ignore[no-untyped-call]
-        raise
-    finally:
-        pool.release(connection)
+    return Asked(client, commands).replies()
 
 
 def timeout_ms(client: redis.Redis | redis.asyncio.Redis) -> float:

@@ -12,7 +12,6 @@ from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.functions import Call, Command, Value, call_many
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Lease, fenced, moved
-from pipeline.broker.reader import Ahead
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Fields = Mapping[bytes, bytes]
@@ -117,12 +116,8 @@ def commit_many(
     commits: Sequence[tuple[Lease, Commit]],
     replicas: int = 0,
     replicas_timeout_ms: int = 1000,
-    ahead: Ahead | None = None,
 ) -> list[Outcome]:
     """Commit to several partitions in one round trip; each succeeds or fails by itself. The lease is renewed.
-
-    `ahead` is read in the same round trip, behind the commits; whatever it finds, it is for these outcomes to say
-    whether that is of use.
 
     With `replicas`, an outcome is good only when so many replicas have the commit as well. Whatever the outcome, to
     send the same commit again is safe: what was stored is answered as a duplicate.
@@ -131,11 +126,7 @@ def commit_many(
         return []
     try:
         then: list[Command] = [("WAIT", replicas, replicas_timeout_ms)] if replicas else []
-        if ahead is not None:
-            then.append(ahead.command)
         replies = call_many(client, [_call(lease, commit) for lease, commit in commits], then)
-        if ahead is not None:
-            ahead.settle(replies.pop())
         if replicas:
             _check_reached(replies.pop(), replicas, replicas_timeout_ms)
     except BrokerUnavailable as error:

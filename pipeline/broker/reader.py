@@ -6,6 +6,7 @@ Consumer-group reading (XREADGROUP) would hand one stream's chunks to several co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from pipeline.broker.connection import raise_first, round_trip, timeout_ms, translate
+from pipeline.broker.connection import Asked, raise_first, round_trip, timeout_ms, translate
 from pipeline.broker.failover import ASK, History
 from pipeline.broker.keys import log_key
 from pipeline.errors import ConfigError
@@ -39,7 +40,8 @@ def _entries(reply: Any) -> dict[str, list[Entry]]:
 
 
 def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    each = iter(flat)
+    fields = dict(zip(each, each, strict=True))
     return fields if 2 * len(fields) == len(flat) else _told_apart(flat)
 
 
@@ -168,29 +170,32 @@ def read(
 
 
 class Ahead:
-    """The next chunks, asked for in the round trip of another act: a worker that commits has to read next anyway.
-
-    Reading changes nothing, so whoever finds the act failed may let go of what was read. Nothing is waited for.
+    """The next chunks, asked for now and taken later: between the two there is other work to do.
 
     Args:
-        offsets: where each partition will stand once the act is done.
+        offsets: after which id of each partition.
         count: at most so many chunks a partition.
     """
 
-    def __init__(self, topic: str, offsets: Mapping[int, bytes], count: int) -> None:
-        self._offsets = dict(offsets)
+    def __init__(self, client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int) -> None:
+        self.offsets = dict(offsets)
         self._partitions = {log_key(topic, partition): partition for partition in offsets}
         positions = {key: offsets[partition] for key, partition in self._partitions.items()}
-        self.command = _command(positions, count, 0)
-        self._found: dict[int, list[Entry]] = {}
+        self._asked: Asked | None = None
+        with contextlib.suppress(redis.RedisError):
+            self._asked = Asked(client, [_command(positions, count, 0)])
 
-    def settle(self, reply: Any) -> None:
-        """Its reply came. An error is not told here: who reads in its stead meets it again (on a cluster it is one
+    def take(self) -> dict[int, list[Entry]]:
+        """What was found. An error is not told here: who reads in its stead meets it again (on a cluster it is one
         always, and there `read` knows another way)."""
-        if not isinstance(reply, Exception):
-            self._found = {self._partitions[key]: entries for key, entries in _entries(reply).items()}
+        try:
+            [reply] = self._asked.replies() if self._asked is not None else [None]
+        except redis.RedisError:
+            return {}
+        found = {} if isinstance(reply, Exception) else _entries(reply)
+        return {self._partitions[key]: entries for key, entries in found.items()}
 
-    def take(self, offsets: Mapping[int, bytes]) -> dict[int, list[Entry]]:
-        """What was found, once: of those partitions alone that stand where they were to stand."""
-        found, self._found = self._found, {}
-        return {p: entries for p, entries in found.items() if offsets.get(p) == self._offsets[p]}
+    def drop(self) -> None:
+        """It is not wanted any more."""
+        if self._asked is not None:
+            self._asked.drop()

@@ -12,7 +12,16 @@ import redis
 
 from pipeline.broker import functions
 from pipeline.broker.appender import Appender, AppendFailed, Pushed
-from pipeline.broker.connection import check_server, connect, connect_async, round_trip, shown, translate, translated
+from pipeline.broker.connection import (
+    Asked,
+    check_server,
+    connect,
+    connect_async,
+    round_trip,
+    shown,
+    translate,
+    translated,
+)
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import release, renew
 from pipeline.broker.partition import Commit, commit
@@ -56,6 +65,14 @@ def test_a_lost_reply_stores_once_asyncio(client: redis.Redis, proxy: Proxy) -> 
 
     asyncio.run(main())
     assert client.xlen("log") == 1
+
+
+def test_what_was_asked_for_and_is_not_wanted_leaves_no_replies_behind(url: str) -> None:
+    with connect(url) as client:
+        Asked(client, [("ECHO", "old")]).drop()
+        assert round_trip(client, [("ECHO", "new")]) == [b"new"]
+        first, second = (Asked(client, [("ECHO", word)]) for word in ("first", "second"))
+        assert (second.replies(), first.replies()) == ([b"second"], [b"first"])
 
 
 def test_a_round_trip_that_was_interrupted_leaves_no_replies_behind(url: str) -> None:

@@ -14,6 +14,7 @@ from pipeline import intake, ownership
 from pipeline.batcher import Batcher
 from pipeline.broker import partition as partitions
 from pipeline.broker.keys import Keys
+from pipeline.broker.reader import Ahead
 from pipeline.bundle import Bundle
 from pipeline.consumer import Consumer
 from pipeline.errors import BrokerUnavailable
@@ -68,9 +69,9 @@ def test_no_commit_travels_where_the_belt_has_no_room(url: str) -> None:
 
 
 @pytest.mark.usefixtures("redis_client")
-@pytest.mark.parametrize("max_batch", [2, 64], ids=["not waited for", "waited for"])
-def test_the_next_chunks_come_with_a_commit(url: str, monkeypatch: pytest.MonkeyPatch, max_batch: int) -> None:
-    """Of a backlog only the first chunks are asked for by themselves."""
+@pytest.mark.parametrize("max_batch", [2, 128], ids=["large batches", "small batches"])
+def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.MonkeyPatch, max_batch: int) -> None:
+    """Of a backlog only the first chunks are waited for; but for so few that a question in between does not pay."""
     bundle = zoo.bundle("sensor")
     signals = pushed(url, bundle, 40)
     reads, batches, read, run = 0, 0, intake.read, Batcher.run
@@ -96,8 +97,38 @@ def test_the_next_chunks_come_with_a_commit(url: str, monkeypatch: pytest.Monkey
         found = collect(consumer, list(signals))
     assert_exact(bundle, signals, found)
     assert batches > 10
-    assert reads <= 1
-    assert (running.counts["overlapped"] > 0) == (max_batch == 2)
+    if max_batch == 2:
+        assert reads <= 1
+        assert running.counts["overlapped"] > 10
+    else:
+        assert reads > 10
+        assert running.counts["overlapped"] == 0
+
+
+@pytest.mark.parametrize("fault", ["lose_reply", "cut_reply", "cut_request"])
+def test_questions_that_are_lost(url: str, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit that was made meanwhile is sent all the same, and what was asked for is read again."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+    asked = 0
+
+    class Struck(Ahead):
+        def __init__(self, *args: Any) -> None:
+            nonlocal asked
+            asked += 1
+            if asked % 4 == 1:
+                getattr(proxy, fault)(b"XREAD")
+            super().__init__(*args)
+
+    monkeypatch.setattr(intake, "Ahead", Struck)
+    with (
+        worker(proxy.url, bundle, **BACKLOG) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+        assert running.counts["dropped_partitions"] == running.counts["duplicates"] == 0
+    assert_exact(bundle, signals, found)
+    assert proxy.happened[fault] > 2
 
 
 def on_its_way() -> bool:
