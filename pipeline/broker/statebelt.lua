@@ -161,11 +161,9 @@ local function release(keys, args)
   return { 'OK' }
 end
 
--- Check `count` entries `id, n, n fields and values` from args[at] on, for the log `key`: ids within (old, new] and
--- rising above all that the log ever held. Returns the place after them, or nil and what is wrong.
-local function check_entries(key, args, at, count, old, new)
-  local last = last_id(key)
-  if before(last, old) then last = old end
+-- Check `count` entries `id, n, n fields and values` from args[at] on, for the log `key`: ids within (last, new] and
+-- rising. Returns the place after them, or nil and what is wrong.
+local function check_entries(key, args, at, count, last, new)
   local last_ms, last_seq = halves(last)
   local new_ms, new_seq = halves(new)
   local n_args = #args -- which Lua searches for
@@ -187,6 +185,13 @@ local function check_entries(key, args, at, count, old, new)
     at = at + 2 + n
   end
   return at
+end
+
+-- The same, and the first of them above all that the log ever held.
+local function check_new_entries(key, args, at, count, old, new)
+  if count == 0 then return at end
+  local last = last_id(key)
+  return check_entries(key, args, at, count, before(last, old) and old or last, new)
 end
 
 local function add_entries(key, args, at, count)
@@ -260,17 +265,16 @@ local function commit(keys, args)
   else
     -- A failover may have lost the tail that this owner read. The log then has new entries below `new` that nobody
     -- read, and moving the offset past them would lose them: the last chunk of a commit must still be there.
-    local first = info['first-entry']
-    if before(info['last-generated-id'], new) then
-      return { 'CONFLICT', 'chunk ' .. new .. ' is not in the log any more: the server lost its tail' }
+    local first, last = info['first-entry'], info['last-entry']
+    local lost = before(info['last-generated-id'], new)
+    if not lost and last and last[1] ~= new and not before(new, first[1]) then
+      lost = #redis.call('XRANGE', log, new, new) == 0
     end
-    if first and not before(new, first[1]) and #redis.call('XRANGE', log, new, new) == 0 then
-      return { 'CONFLICT', 'chunk ' .. new .. ' is not in the log any more: the server lost its tail' }
-    end
+    if lost then return { 'CONFLICT', 'chunk ' .. new .. ' is not in the log any more: the server lost its tail' } end
   end
-  local at, why = check_entries(out, args, 14, n_results, old, new)
+  local at, why = check_new_entries(out, args, 14, n_results, old, new)
   if not at then return { 'INVALID', why } end
-  at, why = check_entries(dead, args, at, n_dead, old, new)
+  at, why = check_new_entries(dead, args, at, n_dead, old, new)
   if not at then return { 'INVALID', why } end
   if #args ~= at - 1 + 2 * n_sets then return { 'INVALID', 'the number of arguments does not fit' } end
   local sound -- most rows have the TTL of the one before
