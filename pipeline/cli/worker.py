@@ -164,7 +164,7 @@ def _check(given: Settings, live: bool) -> int:
 
 def _run(given: Settings) -> int:
     """One worker, in this process."""
-    from pipeline.cli.memory import keep_freed
+    from pipeline.cli.memory import collect_seldom, keep_freed
     from pipeline.cli.reach import reach
     from pipeline.logs import logger
     from pipeline.worker import Worker
@@ -172,6 +172,7 @@ def _run(given: Settings) -> int:
     keep_freed()
     work = Worker(given)
     reach(given)
+    collect_seldom()
 
     def too_late(_signal: int, _frame: object) -> None:
         # Stuck, say in a reply that never comes. To leave like this loses nothing: the leases end by themselves.
