@@ -1,4 +1,4 @@
-"""What a worker asks of its memory: what a batch frees is there for the next one, and no batch is searched for cycles."""
+"""What a worker asks of its memory: what a batch frees is there for the next, which is searched for no cycles."""
 
 from __future__ import annotations
 
