@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.broker.connection import connect
 from pipeline.broker.embedded import EmbeddedServer
-from tests.bench import figures, show, summary
+from tests.bench import figures, pairs, show, summary
 from tests.bench.cores import plan
 from tests.bench.load import Load
 from tests.bench.reading import Reading
@@ -137,3 +137,11 @@ def test_reading_notes_every_result_and_keeps_the_sample(tmp_path: Any) -> None:
         assert [fields[b"stream"] for _, fields in reading.kept[b"s1"]] == [b"s1"] * 10
         with pytest.raises(RuntimeError, match="only 30 results"):
             reading.until(lambda: False, set(), 0.1, lambda: None)
+
+
+def test_pairs_tell_the_median_and_each_turn() -> None:
+    turns = [{"p50": p, "p99": 10 * p, "worker": 100 + p, "server": 50.0} for p in (1.0, 9.0, 2.0)]
+    table = pairs.table({(350, "before"): turns})
+    assert [list(column.cells) for column in table.columns] == [
+        ["350"], ["before"], ["2.0"], ["20.0"], ["102"], ["50"], ["1/10, 9/90, 2/20"]
+    ]  # fmt: skip
