@@ -71,11 +71,6 @@ class Committer:
         self._flight: _Flight | None = None
         self._sender = ThreadPoolExecutor(1, "commit")  # starts no thread before there is something to send
 
-    @property
-    def in_flight(self) -> bool:
-        """Whether a commit is on its way."""
-        return self._flight is not None
-
     def commit(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]]) -> None:
         """Commit every partition's effects; the same commit again while Redis is away and the lease may last.
 

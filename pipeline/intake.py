@@ -6,6 +6,7 @@ not be waited for: it travels while the next batch is computed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from pipeline.settings import Settings
 _READ_BYTES = 64 << 20
 """What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
 is, those after it are not."""
+
+_PATIENCE = 8
+"""The part of a lease for which a batch that is computed waits for the next one to be read."""
 
 Found = dict[int, list[Entry]]
 Offsets = dict[int, bytes]
@@ -32,8 +36,10 @@ class Intake:
         self.entries = settings.read_entries
         self._client, self._settings, self._log = client, settings, log
         self._ahead: Ahead | None = None
+        self._asked_s = 0.0
         self._hand: dict[int, tuple[bytes, list[Entry]]] = {}  # after which id, what
-        self._asked = 0  # of each partition, in the read whose chunks are being worked on
+        self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
+        self._apart = False  # is this a cluster, where partitions lie in different slots?
 
     @property
     def in_hand(self) -> int:
@@ -56,10 +62,15 @@ class Intake:
         Raises BrokerUnavailable: no answer; read again.
         """
         s, offsets = self._settings, _offsets(owned)
-        self.collect()
+        if self._ahead is not None and not self._ahead.ready(block_ms / 1000):
+            if time.monotonic() - self._asked_s > s.lease_ms / 1000:  # this connection is dead, whatever others are
+                self.forget()
+            return {}
+        self._take()
         hand, self._hand = self._hand, {}
         # Of what was in hand a partition may have been dropped since, and even be owned anew.
         found = {p: entries for p, (after, entries) in hand.items() if offsets.get(p) == after}
+        self._asked = self._hand_asked
         if not found:
             self._asked = self.count(len(owned))
             found = read(self._client, s.topic, offsets, self._asked, block_ms, enough=s.max_batch)
@@ -69,27 +80,36 @@ class Intake:
         """Ask for what follows `found`, and do not wait: `collect` has the answer.
 
         All partitions are asked for, not only those of `found`: none waits for the others to be silent. Reading changes
-        nothing, so where the commit of `found` fails, what was read is let go of. After less than a quarter of a full
-        step nothing is asked for: there is seldom more by then, and a round trip is a tenth of what so small a batch
-        costs.
+        nothing, so where the commit of `found` fails, what was read is let go of. Raises nothing, for the batch that
+        was computed is on the belt and must be committed. After less than a quarter of a full step nothing is asked
+        for: there is seldom more by then, and a round trip is a tenth of what so small a batch costs.
         """
         if 4 * sum(map(len, found.values())) < self._settings.max_batch:
             return
         offsets = _offsets(owned)
         offsets |= {p: entries[-1][0] for p, entries in found.items() if p in offsets}
-        self._asked = self.count(len(owned))
-        self._ahead = Ahead(self._client, self._settings.topic, offsets, self._asked)
+        self._asked_s = time.monotonic()
+        self._ahead = Ahead(self._client, self._settings.topic, offsets, self.count(len(owned)), apart=self._apart)
 
     def collect(self) -> int:
-        """Take in hand what was asked for. Returns how many chunks are in hand."""
+        """Take in hand what was asked for. Returns how many chunks are in hand.
+
+        Should the answer be long in coming, what was computed must not be late for it: `next` waits for it, then.
+        """
+        if self._ahead is not None and self._ahead.ready(self._settings.lease_ms / 1000 / _PATIENCE):
+            self._take()
+        return self.in_hand
+
+    def _take(self) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             self._hand = {p: (ahead.offsets[p], entries) for p, entries in ahead.take().items()}
-        return self.in_hand
+            self._hand_asked = ahead.count
+            self._apart |= ahead.crosses_slots
 
     def size(self, found: Found, ran_s: float) -> None:
-        """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
-        large, is followed by smaller ones."""
+        """A batch must be committed well within its lease, and fit into memory: one that took too long (to run, and for
+        the next to be read meanwhile), or was too large, is followed by smaller ones."""
         entries, aim_s = sum(map(len, found.values())), self._settings.lease_ms / 1000 / 4
         size_bytes = sum(sum(map(len, fields.values())) for of in found.values() for _, fields in of)
         excess = max(ran_s / aim_s, size_bytes / _READ_BYTES)

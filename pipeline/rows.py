@@ -1,8 +1,9 @@
 """Rows between the belt and Redis: loaded when a stream comes, stored later where they were behind, replayed where a
 worker that is gone left them behind.
 
-Between the first chunk that is run and the commit of what it did, nothing here asks Redis for anything: rows on the
-belt are then ahead of what is stored, and whoever failed there and tried again would take these chunks for known.
+Between the first chunk that is run and the commit of what it did, nothing may fail for want of Redis: rows on the belt
+are then ahead of what is stored, and whoever failed there and tried again would take these chunks for known. So nothing
+here asks it for anything then, and what is asked ahead (`intake`) raises nothing.
 """
 
 from __future__ import annotations

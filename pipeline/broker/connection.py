@@ -246,8 +246,8 @@ def _raw(response: Any, **_options: Any) -> Any:
 class Asked:
     """Commands that were sent, as one piece, and whose replies are still to be read.
 
-    Each reply is a value, or the exception of that command alone. Where the connection broke, making it and `replies`
-    raise redis.RedisError. Whoever does not want the replies calls `drop`.
+    Each reply is a value, or the exception of that command alone. Where the connection broke, making it, `ready` and
+    `replies` raise redis.RedisError, and it is over. Whoever does not want the replies calls `drop`.
     """
 
     def __init__(self, client: redis.Redis, commands: Sequence[Sequence[Any]]) -> None:
@@ -256,6 +256,11 @@ class Asked:
         with self._unbroken():
             packed = [part for command in commands for part in self._connection.pack_command(*command)]  # type: ignore[no-untyped-call]
             self._connection.send_packed_command([b"".join(packed)])  # type: ignore[no-untyped-call]
+
+    def ready(self, timeout_s: float) -> bool:
+        """Wait so long for the first reply. Returns whether it, or its beginning, is there."""
+        with self._unbroken():
+            return bool(self._connection.can_read(timeout_s))
 
     def replies(self) -> list[Any]:
         """Wait for them; once."""

@@ -170,32 +170,48 @@ def read(
 
 
 class Ahead:
-    """The next chunks, asked for now and taken later: between the two there is other work to do.
+    """The next chunks, asked for now and taken later: between the two there is other work to do. No error is told here:
+    who reads in its stead meets it again.
 
     Args:
         offsets: after which id of each partition.
         count: at most so many chunks a partition.
+        apart: a question for each partition; for a cluster, where they lie in different slots.
+    Attributes:
+        crosses_slots: it was not answered, for want of `apart`.
     """
 
-    def __init__(self, client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int) -> None:
-        self.offsets = dict(offsets)
+    def __init__(
+        self, client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int, *, apart: bool = False
+    ) -> None:
+        self.offsets, self.count, self.crosses_slots = dict(offsets), count, False
         self._partitions = {log_key(topic, partition): partition for partition in offsets}
         positions = {key: offsets[partition] for key, partition in self._partitions.items()}
         self._asked: Asked | None = None
         with contextlib.suppress(redis.RedisError):
-            self._asked = Asked(client, [_command(positions, count, 0)])
+            self._asked = Asked(client, _apart(positions, count) if apart else [_command(positions, count, 0)])
+
+    def ready(self, timeout_s: float) -> bool:
+        """Wait so long for the answer. Returns whether `take` need not wait, be it to find nothing."""
+        try:
+            return self._asked is None or self._asked.ready(timeout_s)
+        except redis.RedisError:
+            self._asked = None
+            return True
 
     def take(self) -> dict[int, list[Entry]]:
-        """What was found. An error is not told here: who reads in its stead meets it again (on a cluster it is one
-        always, and there `read` knows another way)."""
+        """What was found, once."""
+        asked, self._asked = self._asked, None
         try:
-            [reply] = self._asked.replies() if self._asked is not None else [None]
+            replies = [] if asked is None else asked.replies()
         except redis.RedisError:
             return {}
-        found = {} if isinstance(reply, Exception) else _entries(reply)
+        self.crosses_slots = any(isinstance(reply, redis.exceptions.ClusterCrossSlotError) for reply in replies)
+        found = _merged([reply for reply in replies if not isinstance(reply, Exception)])
         return {self._partitions[key]: entries for key, entries in found.items()}
 
     def drop(self) -> None:
         """It is not wanted any more."""
-        if self._asked is not None:
-            self._asked.drop()
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.drop()

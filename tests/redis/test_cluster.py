@@ -18,7 +18,7 @@ from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import release, renew
 from pipeline.broker.partition import Commit, commit_many, load_rows
-from pipeline.broker.reader import read
+from pipeline.broker.reader import Ahead, read
 from pipeline.broker.results import ResultReader
 from pipeline.broker.retention import trim
 
@@ -51,6 +51,18 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[redis.Re
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
         yield client
+
+
+def test_what_is_asked_ahead_in_cluster_mode(cluster: redis.Redis) -> None:
+    """One question for all partitions crosses slots, and says so; a question for each is answered."""
+    topic.create(cluster, topic.Topic("calls", 8000.0, "int16", 1, 4))
+    Appender(cluster, "calls", 4).append([Pushed(f"call-{i}", 0, b"xy") for i in range(40)])
+    offsets = dict.fromkeys(range(4), b"0-0")
+    together, apart = Ahead(cluster, "calls", offsets, 100), Ahead(cluster, "calls", offsets, 100, apart=True)
+    assert (together.ready(10), together.take(), together.crosses_slots) == (True, {}, True)
+    found = apart.take()
+    assert (found, apart.crosses_slots) == (read(cluster, "calls", offsets, 100, 0), False)
+    assert sum(map(len, found.values())) == 40
 
 
 def test_the_whole_path_in_cluster_mode(cluster: redis.Redis) -> None:

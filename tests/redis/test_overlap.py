@@ -113,12 +113,12 @@ def test_questions_that_are_lost(url: str, proxy: Proxy, fault: str, monkeypatch
     asked = 0
 
     class Struck(Ahead):
-        def __init__(self, *args: Any) -> None:
+        def __init__(self, *args: Any, **options: Any) -> None:
             nonlocal asked
             asked += 1
             if asked % 4 == 1:
                 getattr(proxy, fault)(b"XREAD")
-            super().__init__(*args)
+            super().__init__(*args, **options)
 
     monkeypatch.setattr(intake, "Ahead", Struck)
     with (
@@ -129,6 +129,34 @@ def test_questions_that_are_lost(url: str, proxy: Proxy, fault: str, monkeypatch
         assert running.counts["dropped_partitions"] == running.counts["duplicates"] == 0
     assert_exact(bundle, signals, found)
     assert proxy.happened[fault] > 2
+
+
+@pytest.mark.parametrize("late_s", [0.4, 2.5], ids=["late", "never in time"])
+def test_an_answer_that_is_late_holds_up_no_commit(
+    url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, late_s: float
+) -> None:
+    """The batch that is computed is committed before its lease ends, and the leases are renewed meanwhile."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+    struck = 0
+
+    class Late(Ahead):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            nonlocal struck
+            if struck < 2:
+                struck += 1
+                proxy.delay(late_s, "reply", b"XREAD")
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(intake, "Ahead", Late)
+    with (
+        worker(proxy.url, bundle, **BACKLOG, lease_ms=1000) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+        assert running.counts["dropped_partitions"] == running.counts["duplicates"] == 0
+    assert_exact(bundle, signals, found)
+    assert proxy.happened["delay_reply"] == 2
 
 
 def on_its_way() -> bool:
