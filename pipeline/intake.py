@@ -36,7 +36,7 @@ class Intake:
         self.entries = settings.read_entries
         self._client, self._settings, self._log = client, settings, log
         self._ahead: Ahead | None = None
-        self._asked_s = 0.0
+        self._asked_s = self._waited_s = 0.0
         self._hand: dict[int, tuple[bytes, list[Entry]]] = {}  # after which id, what
         self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
         self._apart = False  # is this a cluster, where partitions lie in different slots?
@@ -96,8 +96,10 @@ class Intake:
 
         Should the answer be long in coming, what was computed must not be late for it: `next` waits for it, then.
         """
+        began_s = time.monotonic()
         if self._ahead is not None and self._ahead.ready(self._settings.lease_ms / 1000 / _PATIENCE):
             self._take()
+        self._waited_s = time.monotonic() - began_s
         return self.in_hand
 
     def _take(self) -> None:
@@ -108,17 +110,18 @@ class Intake:
             self._apart |= ahead.crosses_slots
 
     def size(self, found: Found, ran_s: float) -> None:
-        """A batch must be committed well within its lease, and fit into memory: one that took too long (to run, and for
-        the next to be read meanwhile), or was too large, is followed by smaller ones."""
+        """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
+        large, is followed by smaller ones. What the one before it waited, for this one to be read, counts as well."""
         entries, aim_s = sum(map(len, found.values())), self._settings.lease_ms / 1000 / 4
         size_bytes = sum(sum(map(len, fields.values())) for of in found.values() for _, fields in of)
-        excess = max(ran_s / aim_s, size_bytes / _READ_BYTES)
+        took_s, self._waited_s = ran_s + self._waited_s, 0.0
+        excess = max(took_s / aim_s, size_bytes / _READ_BYTES)
         if excess > 1:
             self.entries = max(1, min(self.entries, int(entries / excess)))
             self._log.warning(
                 "batch_too_large",
                 entries=entries,
-                ran_s=round(ran_s, 3),
+                ran_s=round(took_s, 3),
                 size_bytes=size_bytes,
                 next=self.entries,
             )

@@ -261,7 +261,7 @@ class Worker:
         self._rows.load(work, streams)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in work], self._belt, self._batcher)
-        ran_s = time.monotonic() - began_s
+        self._intake.size(found, time.monotonic() - began_s)
         self._committer.settle(ownership)  # the batch before this one; what it lost was lost to this one as well
         # One whose commit is still in doubt is out of time: its lease ends, or the worker does.
         work = [o for o in work if ownership.owned.get(o.partition) is o and o.phase is Phase.RUNNING]
@@ -269,13 +269,10 @@ class Worker:
             return
         for owned in work:
             self._rows.note_corrupt(owned)
-        began_s = time.monotonic()
         if self._room_to_fly() and not self._stopping:
             self._intake.ask(ownership.owned, found)
         effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt), strict=True))
-        more = self._intake.collect()
-        self._intake.size(found, ran_s + time.monotonic() - began_s)
-        if more:
+        if self._intake.collect():
             self._committer.begin(ownership, effects)
         else:
             self._committer.commit(ownership, effects)
