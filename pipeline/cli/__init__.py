@@ -10,6 +10,8 @@ import errno
 import os
 import sys
 
+from pipeline.cli import interrupt
+
 # Read once, when numpy is imported: one thread a process, cores are used by more processes (DESIGN section 3).
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -17,11 +19,15 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 def main() -> None:
     """What `statebelt` runs."""
+    interrupt.hold_back()
     try:
         from pipeline.cli.app import app
 
-        app()
-    except KeyboardInterrupt:  # while importing; later ones are the app's
+        try:
+            app()
+        finally:
+            interrupt.check()
+    except KeyboardInterrupt:  # between imports, or held back to the end; the others are the app's
         sys.exit(130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import interrupt
 from pipeline.cli.console import err, examples, out
 
 EXAMPLES = examples(
@@ -50,6 +51,7 @@ def redis(
     with EmbeddedServer(folder, port=port, fsync=fsync.value) as server:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
+        interrupt.check()
         out.print(f"[bold green]ready[/]  {server.url}", soft_wrap=True)
         if port:
             out.print(f"       redis://127.0.0.1:{port}", soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli import options
+from pipeline.cli import interrupt, options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
 from pipeline.cli.plain import counted
 from pipeline.cli.values import finite
@@ -81,6 +81,7 @@ def tail(
         _tell_of_no_group(address, consumer.topic, given.group)
         deadline_s = None if seconds is None else time.monotonic() + seconds
         while deadline_s is None or time.monotonic() < deadline_s:
+            interrupt.check()
             for result in _read(consumer, 0.5 if deadline_s is None else min(0.5, deadline_s - time.monotonic())):
                 if as_json:
                     emit(as_record(result))

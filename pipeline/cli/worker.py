@@ -164,6 +164,7 @@ def _check(given: Settings, live: bool) -> int:
 
 def _run(given: Settings) -> int:
     """One worker, in this process."""
+    from pipeline.cli import interrupt
     from pipeline.cli.memory import collect_seldom, keep_freed
     from pipeline.cli.reach import reach
     from pipeline.logs import logger
@@ -184,10 +185,11 @@ def _run(given: Settings) -> int:
         if signal.getsignal(signal.SIGALRM) is not too_late:  # else it was told before: the deadline stays
             signal.signal(signal.SIGALRM, too_late)
             signal.setitimer(signal.ITIMER_REAL, given.drain_ms / 1000 + _GRACE_S)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        signal.signal(signal.SIGINT, interrupt.interrupt)  # a second Ctrl-C does not wait
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    interrupt.check()
     work.run()
     signal.setitimer(signal.ITIMER_REAL, 0)
     return 0
@@ -195,6 +197,7 @@ def _run(given: Settings) -> int:
 
 def _run_many(given: Settings, procs: int, flags: dict[str, object]) -> int:
     """A parent and its worker processes."""
+    from pipeline.cli import interrupt
     from pipeline.cli.procs import Crew
     from pipeline.cli.reach import reach
 
@@ -208,4 +211,5 @@ def _run_many(given: Settings, procs: int, flags: dict[str, object]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    interrupt.check()
     return crew.run()

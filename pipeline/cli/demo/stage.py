@@ -18,11 +18,13 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 
 from pipeline.broker.admin import drop_group
 from pipeline.broker.connection import check_server, connect
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys, meta_key, stand_key
+from pipeline.cli.interrupt import importing, later
 from pipeline.cli.reach import reach
 from pipeline.errors import StatebeltError
 from pipeline.settings import load_settings
@@ -129,11 +131,14 @@ def _unwinding() -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
     """SIGTERM and SIGHUP unwind as Ctrl-C does.
 
     Yields a function that unwinds if a signal came, and one after which no signal disturbs the unwinding. The first is
-    needed because Python drops what a handler raises while a finaliser runs, and every import runs some.
+    needed because Python drops what a handler raises while a finaliser runs.
     """
     came: list[int] = []
 
-    def leave(number: int, _frame: object) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
+        if importing(frame):
+            later(number)
+            return
         came.append(number)
         asked_to_end()
 
