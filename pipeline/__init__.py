@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.batcher import Event
     from pipeline.bundle import Bundle, load
     from pipeline.consumer import AsyncConsumer, Consumer, Result
     from pipeline.errors import (
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     )
     from pipeline.manifest import Manifest
     from pipeline.offline import Run, run
+    from pipeline.output import Event
     from pipeline.producer import AsyncProducer, Producer, Standing
     from pipeline.settings import Settings
     from pipeline.worker import Worker
@@ -39,7 +39,7 @@ _WHERE = {
     "ChunkRejected": "errors",
     "ConfigError": "errors",
     "Consumer": "consumer",
-    "Event": "batcher",
+    "Event": "output",
     "Fenced": "errors",
     "Manifest": "manifest",
     "ManifestError": "errors",

@@ -8,7 +8,6 @@ the streams that still have some. Since step equals forward for any cut, this ch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,31 +15,7 @@ from pipeline.belt import RowLayout
 from pipeline.bundle import Bundle, as_float, as_it_came
 from pipeline.component import Array, Component, Field, State
 from pipeline.head import Events, Forecast
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that was recognised: `label` from `start_s` to `end_s` of its stream, `score` in 0..1."""
-
-    label: str
-    start_s: float
-    end_s: float
-    score: float
-
-
-@dataclass(slots=True)
-class Output:
-    """What one chunk brought about.
-
-    events: in the order in which they were completed. scores: `[T, C]` float32 if they were asked for.
-    samples: `[n]` float32, the audio of a head that yields some: as many in all as the stream has.
-    broken: the state became non-finite, so the row was reset and the rest of the chunk skipped.
-    """
-
-    events: list[Event]
-    scores: list[Array]
-    samples: list[Array]
-    broken: bool = False
+from pipeline.output import Event, Output
 
 
 class Batcher:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batcher import Output
 from pipeline.broker.keys import MAX_NAME_BYTES, check_stream, partition_of
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
+from pipeline.output import Output
 
 MAX_CHUNK_BYTES = 1 << 20
 """Default bound of one chunk's data: 65 s of 8 kHz int16 mono."""

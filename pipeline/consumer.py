@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.arguments import seconds
-from pipeline.batcher import Event
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import connect, connect_async
 from pipeline.broker.failover import History
@@ -24,6 +23,7 @@ from pipeline.broker.results import Result as Stored
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected, ConfigError, TimedOut
 from pipeline.logs import logger
+from pipeline.output import Event
 from pipeline.settings import load_settings
 
 

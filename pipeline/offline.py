@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.batcher import Batcher, Event
+from pipeline.batcher import Batcher
 from pipeline.bundle import Bundle, load
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected, ConfigError
+from pipeline.output import Event
 from pipeline.samples import carried
 
 _MAX_BLOCKS = 4096

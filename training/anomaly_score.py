@@ -14,10 +14,10 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.batcher import Event
 from pipeline.bundle import Bundle, load
 from pipeline.manifest import AnomalyHead
 from pipeline.offline import Run, run
+from pipeline.output import Event
 from training import data, nab, skab
 
 Marks = NDArray[np.bool_]

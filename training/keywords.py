@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.batcher import Batcher
-from pipeline.batcher import Event as Heard
 from pipeline.bundle import Bundle
 from pipeline.component import Array
 from pipeline.frontend import PowerSpectrum
 from pipeline.head import Events, Keywords
 from pipeline.manifest import KeywordsHead
+from pipeline.output import Event as Heard
 from training.models.net import Net
 from training.task import whole
 

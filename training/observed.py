@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.batcher import Event
 from pipeline.bundle import Bundle, as_float
 from pipeline.component import Array
 from pipeline.errors import ConfigError
 from pipeline.offline import run
+from pipeline.output import Event
 from training.unrolled import KINDS, Ran, Unrolled
 
 Values = NDArray[np.float32]

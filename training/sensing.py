@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
-from pipeline.batcher import Batcher, Event
+from pipeline.batcher import Batcher
 from pipeline.bundle import Bundle
 from pipeline.component import Array
 from pipeline.offline import run
+from pipeline.output import Event
 
 Said = tuple[list[Event], Array]
 """What a recording yielded: its events, and every frame's scores `[T, C]`."""

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.batcher import Batcher, Event, Output
+from pipeline.batcher import Batcher
 from pipeline.bundle import Bundle
 from pipeline.component import Array
 from pipeline.errors import ConfigError
 from pipeline.manifest import InputSpec
+from pipeline.output import Event, Output
 from pipeline.samples import to_sample_type
 
 FRAMES = 300

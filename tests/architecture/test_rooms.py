@@ -31,6 +31,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"settings", "audio", "sensor", "logs", "broker", "share", "status"},
     {"samples"},
     {"manifest", "csvfile"},
+    {"output"},
     {"component", "onnxfile", "regular", "arguments"},
     {"errors"},
 ]
@@ -144,6 +145,13 @@ pipeline.load("digits")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["Producer", "AsyncProducer", "Consumer", "AsyncConsumer", "Event"])
+def test_who_only_pushes_or_reads_loads_no_library_of_models(name: str) -> None:
+    script = f"import sys, pipeline\npipeline.{name}\nprint(sorted({{'onnxruntime', 'scipy'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_nothing_else_at_the_top() -> None:

@@ -9,10 +9,11 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from pipeline.batcher import Batcher, Event, Output
+from pipeline.batcher import Batcher
 from pipeline.bundle import Bundle
 from pipeline.component import Array, Component
 from pipeline.head.events import Events
+from pipeline.output import Event, Output
 
 Outcome = tuple[bytes, ...]
 """One stream's output as bytes: equal outcomes are equal to the last bit."""

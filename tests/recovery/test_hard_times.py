@@ -9,11 +9,12 @@ import pytest
 import redis
 
 from pipeline import intake
-from pipeline.batcher import Batcher, Output
+from pipeline.batcher import Batcher
 from pipeline.broker.keys import Keys, log_key
 from pipeline.broker.reader import Entry
 from pipeline.component import Array
 from pipeline.consumer import Consumer
+from pipeline.output import Output
 from tests import zoo
 from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
 

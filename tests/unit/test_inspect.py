@@ -15,10 +15,10 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from pipeline.batcher import Event
 from pipeline.bundle import SHIPPED, Bundle, from_bytes, load
 from pipeline.errors import ConfigError
 from pipeline.manifest import IdentityFrontend, InputSpec, Manifest, Provenance, ScoresHead
+from pipeline.output import Event
 from training import inspect
 from training.graph import graph, model_spec, with_manifest
 from training.models import Net, Standardise, encoder

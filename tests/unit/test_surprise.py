@@ -9,10 +9,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -e '.[training]')")
 
 from pipeline import load  # noqa: E402
-from pipeline.batcher import Event  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
 from pipeline.model import open_runtime  # noqa: E402
 from pipeline.offline import run  # noqa: E402
+from pipeline.output import Event  # noqa: E402
 from tests import zoo  # noqa: E402
 from tests.harness import DATA  # noqa: E402
 from training import anomaly_score, export, nab, skab  # noqa: E402

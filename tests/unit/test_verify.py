@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from pipeline.batcher import Batcher, Output
+from pipeline.batcher import Batcher
 from pipeline.belt import Belt, RowLayout
 from pipeline.bundle import Bundle, from_bytes
 from pipeline.component import Array
@@ -28,6 +28,7 @@ from pipeline.manifest import (
     SegmentsHead,
     StateSpec,
 )
+from pipeline.output import Output
 from pipeline.verify import CHECKS, Check, conclusion, exactness, verify
 from pipeline.verify.verdict import rounded_up
 from tests import zoo

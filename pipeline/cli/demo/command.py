@@ -17,11 +17,11 @@ from pipeline.cli.console import emit, examples, out, say_error
 from pipeline.cli.values import finite
 
 if TYPE_CHECKING:
-    from pipeline.batcher import Event
     from pipeline.bundle import Bundle
     from pipeline.cli.demo.report import Summary
     from pipeline.cli.demo.stage import Stage
     from pipeline.cli.playback import Recording
+    from pipeline.output import Event
 
 EXAMPLES = examples(
     ("statebelt demo", "a recording that comes with it: several voices say digits"),

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.batcher import Event
 from pipeline.cli.demo.stage import DemoFailed, Stage
 from pipeline.cli.playback import Recording, paced, rounds
 from pipeline.consumer import Consumer, Result
+from pipeline.output import Event
 from pipeline.producer import Producer
 
 _PATIENCE_S = 15.0
