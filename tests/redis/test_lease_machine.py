@@ -198,7 +198,9 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(one=pick, in_doubt=st.booleans())
     def renew(self, one: int, in_doubt: bool) -> None:
         """Who knows where it left the group says so, and learns when a failover has moved it."""
-        view = self._all()[one % len(self.views)]
+        self._renew(self._all()[one % len(self.views)], in_doubt)
+
+    def _renew(self, view: View, in_doubt: bool = False) -> None:
         offset = b"" if in_doubt else view.offset
         as_left = in_doubt or number(offset) == self.model.offset
         if self._of_lease(view, lambda client, _: renew(client, [(view.lease, offset)]), as_left):
@@ -348,6 +350,19 @@ class LeaseMachine(RuleBasedStateMachine):
             self.push(others, 1)
         assert view.hand is not None
         self._deliver(view.lease, view.hand)
+
+    @someone(_reading_holders)
+    @rule(count=st.integers(1, 6))
+    def fail_over_that_loses_a_commit(self, count: int) -> None:
+        """Nothing more is pushed: its owner only renews its lease."""
+        [view] = self._reading_holders()
+        self.replicate()
+        self._take(view, count)
+        assert view.hand is not None
+        assert self._deliver(view.lease, view.hand) == STORED
+        self.fail_over()
+        self._renew(view)
+        assert view.lease.owner not in self.views
 
     def _deliver(self, lease: Lease, act: Commit) -> str:
         """A commit reaches the server: what becomes of it is what the model says, and its sender learns it."""
