@@ -19,7 +19,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 HERE = Path(__file__).parent
-UNTRACED = ("contract", "fuzz", "redis/test_lease_machine.py", "unit/test_verify.py", "unit/test_report.py")
+UNTRACED = (
+    *("contract", "fuzz", "recovery", "chaos", "adopt/test_silero.py", "adopt/test_others.py"),
+    *("redis/test_acl.py", "redis/test_exact.py", "redis/test_lease_machine.py", "redis/test_overlap.py"),
+    *("unit/test_verify.py", "unit/test_report.py", "unit/test_recipes.py", "unit/test_training.py"),
+    *("unit/test_together.py", "unit/test_quantise.py", "unit/test_surprise.py"),
+)
 """Where the same lines of `pipeline` run very many times. Tracing them would take minutes, to learn what other tests
 show: coverage is what those others reach."""
 

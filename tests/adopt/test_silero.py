@@ -83,7 +83,11 @@ def test_without_its_context_it_hears_nothing(adopted: Callable[..., Path]) -> N
 
 @pytest.mark.parametrize("recipe", ["silero-vad", "silero-vad-sequence", "silero-vad-v4"])
 def test_verified(bundle: Callable[[str], Bundle], recipe: str) -> None:
-    inexact = [check for check in verify(bundle(recipe), recordings()["jfk"], seconds=3, streams=16) if check.verdict != "exact"]
+    inexact = [
+        check
+        for check in verify(bundle(recipe), recordings()["jfk"], seconds=3, streams=16)
+        if check.verdict != "exact"
+    ]
     assert not inexact
 
 
