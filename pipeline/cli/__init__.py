@@ -25,9 +25,10 @@ def main() -> None:
 
         try:
             app()
-        finally:
+        except SystemExit:
             interrupt.check()
-    except KeyboardInterrupt:  # between imports, or held back to the end; the others are the app's
+            raise
+    except KeyboardInterrupt:  # between imports, or nobody met it on its way; the others are the app's
         sys.exit(130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -37,3 +38,5 @@ def main() -> None:
         abandon_output()
         say_error(f"the output could not be written: {error.strerror}. What came of it is not whole")
         sys.exit(1)
+    finally:
+        interrupt.release()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import options
+from pipeline.cli import interrupt, options
 from pipeline.cli.console import emit, examples, out, say_error, say_warning
 from pipeline.cli.outfile import NewFile, check_spared
 from pipeline.cli.values import Columns, Given, finite, read_columns, read_given
@@ -86,6 +86,7 @@ def run(
     failed = False
     with _score_file(scores) as keep:
         for path, target in zip(paths, targets, strict=True):
+            interrupt.check()
             try:
                 samples, rate_hz = recordings.read_with_rate(path, spec, chosen, say_warning)
                 step = None if chunk_ms is None else chunk_samples(chunk_ms, rate_hz)

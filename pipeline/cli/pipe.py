@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from pipeline.cli import interrupt
 from pipeline.cli.console import out, say_warning
 from pipeline.cli.told import finish, progress, report
 
@@ -57,6 +58,7 @@ def push_stdin(
         with progress(as_json) as bar:
             job = bar.add_task("pushing", total=None)
             for chunk in chunks:
+                interrupt.check()
                 samples += len(chunk)
                 count += 1
                 if speed:

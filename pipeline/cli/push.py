@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import options
+from pipeline.cli import interrupt, options
 from pipeline.cli.console import examples, out, say_error, say_warning
 from pipeline.cli.plain import counted
 from pipeline.cli.values import Columns, Given, Rate, finite, read_columns, read_given
@@ -192,6 +192,7 @@ def _push_files(
             parts = rounds(group, step, end=end)
             last = dict.fromkeys((recording.stream for recording in group), 0)
             for part in paced(parts, rate_hz * speed) if speed else parts:
+                interrupt.check()
                 last.update(zip((item[0] for item in part.items), producer.push_many(part.items), strict=True))
                 bar.advance(job, sum(len(samples) for _, samples, _ in part.items) / rate_hz)
             pushed += len(group)

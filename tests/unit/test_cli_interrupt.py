@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from pipeline.cli import interrupt
+from pipeline.cli import interrupt, main
 
 # nanobind makes soxr's enumerations in C++, by calls of Python code; Ctrl-C comes within the first of them.
 AT_SOXRS_ENUM = """
@@ -31,12 +32,13 @@ enum.EnumType.__call__ = call
 
 @pytest.fixture(autouse=True)
 def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(interrupt, "_came", False)
+    for name, value in (("_came", False), ("_since_s", None), ("_aside", None)):
+        monkeypatch.setattr(interrupt, name, value)
     numbers = (signal.SIGINT, signal.SIGALRM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before, timer = {number: signal.getsignal(number) for number in numbers}, signal.getitimer(signal.ITIMER_REAL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_REAL, *timer)  # pytest's own, for tests that hang
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -110,6 +112,65 @@ def test_one_that_python_dropped_is_found_when_asked_for(monkeypatch: pytest.Mon
     assert dropped == [KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
         interrupt.check()
+
+
+def test_the_alarm_of_others_goes_on(interrupted_module: str) -> None:
+    """A worker's deadline: a second Ctrl-C within an import must not end it."""
+
+    def deadline(_number: int, _frame: object) -> None: ...
+
+    signal.signal(signal.SIGALRM, deadline)
+    signal.setitimer(signal.ITIMER_REAL, 100)
+    interrupt.hold_back()
+    with pytest.raises(KeyboardInterrupt):
+        _import_and_wait(interrupted_module)
+    assert signal.getsignal(signal.SIGALRM) is deadline
+    assert 50 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+
+
+def test_an_import_that_hangs_is_broken_off(
+    interrupted_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupt, "_PATIENCE_S", 0.05)
+    source = (tmp_path / "interrupted.py").read_text()
+    (tmp_path / "interrupted.py").write_text(source.replace("sum(range(1000))", "signal.sigtimedwait([], 30)"))
+    interrupt.hold_back()
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module(interrupted_module)
+    assert not _told()
+
+
+def test_released_it_is_as_it_was(interrupted_module: str) -> None:
+    alarm = signal.getsignal(signal.SIGALRM)
+    interrupt.hold_back()
+    with pytest.raises(KeyboardInterrupt):
+        _import_and_wait(interrupted_module)
+    interrupt.release()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGALRM) is alarm
+
+
+def test_in_a_thread_that_gets_no_signals_nothing_is_done() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt.hold_back).result()
+        pool.submit(interrupt.release).result()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("raised", "became"), [(SystemExit(0), 130), (SystemExit(2), 130), (RuntimeError("ours"), "ours")]
+)
+def test_one_that_was_dropped_ends_the_command_as_interrupted_but_hides_no_bug(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, became: object
+) -> None:
+    def command() -> None:
+        monkeypatch.setattr(interrupt, "_came", True)
+        raise raised
+
+    monkeypatch.setattr("pipeline.cli.app.app", command)
+    with pytest.raises(type(raised)) as ended:
+        main()
+    assert ended.value.args == (became,)
 
 
 def test_where_it_is_ignored_it_stays_so() -> None:

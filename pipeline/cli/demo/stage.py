@@ -24,7 +24,7 @@ from pipeline.broker.admin import drop_group
 from pipeline.broker.connection import check_server, connect
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys, meta_key, stand_key
-from pipeline.cli.interrupt import importing, later
+from pipeline.cli import interrupt
 from pipeline.cli.reach import reach
 from pipeline.errors import StatebeltError
 from pipeline.settings import load_settings
@@ -136,11 +136,10 @@ def _unwinding() -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
     came: list[int] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if importing(frame):
-            later(number)
-            return
-        came.append(number)
-        asked_to_end()
+        if number not in came:
+            came.append(number)
+        if not interrupt.waits(number, frame):
+            asked_to_end()
 
     def asked_to_end() -> None:
         if came:
@@ -154,6 +153,7 @@ def _unwinding() -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
     for number in _SIGNALS:
         signal.signal(number, leave)
     try:
+        interrupt.check()
         yield asked_to_end, calm
     finally:
         for number, handler in before.items():
