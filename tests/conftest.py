@@ -21,6 +21,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 HERE = Path(__file__).parent
 UNTRACED = (
     *("contract", "fuzz", "recovery", "chaos", "adopt/test_silero.py", "adopt/test_others.py"),
+    *("adopt/test_dtln.py", "adopt/test_dtln_redis.py", "adopt/test_silero_redis.py", "redis/test_resume.py"),
+    *("redis/test_drop_oldest.py", "redis/test_two_producers.py", "redis/test_remembered.py", "redis/test_replicas.py"),
     *("redis/test_acl.py", "redis/test_exact.py", "redis/test_lease_machine.py", "redis/test_overlap.py"),
     *("unit/test_verify.py", "unit/test_report.py", "unit/test_recipes.py", "unit/test_training.py"),
     *("unit/test_together.py", "unit/test_quantise.py", "unit/test_surprise.py"),

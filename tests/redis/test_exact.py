@@ -26,11 +26,14 @@ def through_redis(url: str, name: str, signals: dict[str, np.ndarray], cut: Cut,
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("streams", [1, 65])
+@pytest.mark.parametrize(
+    ("streams", "server"), [(1, "embedded"), (1, "redis-server"), (65, "embedded")], indirect=["server"]
+)
 def test_spoken_digits(url: str, cut: str, streams: int) -> None:
     through_redis(url, "digits", digits(streams, seed=streams), CUTS[cut])
 
 
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)  # what is tried is the bundle, not the server
 @pytest.mark.parametrize("name", ["audio", "sensor", "spectrogram", "look_ahead", "vad", "denoise", *nets.BUNDLES])
 def test_every_kind_of_bundle(url: str, name: str) -> None:
     """Audio, sensor vectors and producer-made frames take the same path; so does a model that trails, one that was

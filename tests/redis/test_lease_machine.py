@@ -276,8 +276,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self._deliver(view.lease, view.hand)
 
     @someone(_busy)
-    @rule(one=pick)
-    def commit_and_lose_the_reply(self, one: int) -> None:
+    @rule(one=pick, later=st.booleans())
+    def commit_and_lose_the_reply(self, one: int, later: bool) -> None:
         """Executed (or refused) without a word; then sent again, as the worker does."""
         view = self._busy()[one % len(self._busy())]
         assert view.hand is not None
@@ -290,6 +290,8 @@ class LeaseMachine(RuleBasedStateMachine):
             assert self.proxy.lost.is_set()
         first = self.model.commit(view.lease, view.hand)
         self.aside["fresh"] |= first != REFUSED
+        if later:
+            self.time_passes()
         second = self._deliver(view.lease, view.hand)
         assert (first, second) in {(STORED, DUPLICATE), (DUPLICATE, DUPLICATE), (REFUSED, REFUSED)}
 
@@ -383,6 +385,20 @@ class LeaseMachine(RuleBasedStateMachine):
                 del self.views[lease.owner]
             view.offset, view.hand = act.offset_after, None
         return became
+
+    def _busy_holders(self) -> list[View]:
+        return [view for view in self._holders() if view.hand is not None]
+
+    @someone(_busy_holders)
+    @rule(heir=workers)
+    def a_commit_arrives_too_late(self, heir: str) -> None:
+        """Its lease ran out on the way, and another has it, or the same worker anew."""
+        [view] = self._busy_holders()
+        hand = view.hand
+        assert hand is not None
+        self.expire(at_once=True)
+        self.acquire(heir)
+        assert self._deliver(view.lease, hand) == REFUSED
 
     @precondition(lambda self: self.model.owner is not None)
     @rule(heir=workers, count=st.integers(1, 6))
