@@ -396,6 +396,8 @@ def refused(client: redis.Redis, command: list[Any]) -> bool:
         client.execute_command(*command)
     except redis.exceptions.NoPermissionError:
         return True
+    except redis.exceptions.ResponseError:  # it was let through to the command, which found something else amiss
+        return False
     return False
 
 
