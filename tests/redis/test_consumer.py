@@ -235,6 +235,7 @@ FOREIGN: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)  # what is tried is not the server
 @pytest.mark.parametrize("case", FOREIGN)
 def test_an_entry_of_another_program_costs_no_result(
     make: Make, redis_client: redis.Redis, case: str, capsys: pytest.CaptureFixture[str]

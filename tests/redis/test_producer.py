@@ -194,6 +194,7 @@ def test_block_when_full_until_a_worker_comes(make: Make, url: str) -> None:
     assert_exact(bundle, {"s": np.concatenate([X, Y]), "t": Y, "u": X}, found)
 
 
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)  # what is tried is not the server
 def test_ten_megabytes_at_once_yield_what_the_whole_yields(make: Make, url: str, redis_client: redis.Redis) -> None:
     bundle = zoo.bundle("sensor")
     samples = zoo.signal(bundle.manifest.input, 10_000_000 // 24)
@@ -223,6 +224,7 @@ def test_a_topic_that_is_another_or_not_there(make: Make) -> None:
     assert (found.partitions, found.spec.sample_rate_hz, found.spec.sample_type) == (4, 8000, "int16")
 
 
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)  # what is tried is not the server
 @pytest.mark.parametrize(
     "options",
     [
