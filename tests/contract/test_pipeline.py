@@ -19,13 +19,8 @@ from tests.contract.streaming import Rows, elsewhere, forward_outcome, other_pro
 
 
 @pytest.fixture(params=zoo.ZOO, scope="module")
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def bundle(name: str) -> Bundle:
-    return zoo.bundle(name)
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return zoo.bundle(str(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +93,8 @@ def test_batch_invariance(bundle: Bundle, seed: int) -> None:
         assert rows.outcome(i) == forward_outcome(bundle, samples), f"stream {i}"
 
 
-def test_row_round_trip_in_another_process_at_every_cut(name: str, bundle: Bundle, pool: ProcessPoolExecutor) -> None:
+def test_row_round_trip_in_another_process_at_every_cut(bundle: Bundle, pool: ProcessPoolExecutor) -> None:
+    name = bundle.source.removeprefix("zoo:")
     samples = zoo.signal(bundle.manifest.input, 24 * block_samples(bundle) + 1, seed=5)
     rng = np.random.default_rng(1)
     cuts = np.unique(rng.integers(1, len(samples), 20)).tolist()
@@ -226,7 +222,7 @@ def test_a_row_keeps_the_signal_behind_it_as_it_came(bundle: Bundle) -> None:
             assert kept.tobytes() == signal.tobytes()
 
 
-@pytest.mark.parametrize("name", ["digits"], scope="module")
+@pytest.mark.parametrize("bundle", ["digits"], indirect=True)
 @pytest.mark.parametrize(("streams", "steps"), [(4, [4]), (5, [3, 2]), (9, [3, 3, 3]), (10, [4, 3, 3])])
 def test_a_batch_is_run_in_steps_of_even_size(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, streams: int, steps: list[int]
