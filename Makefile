@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+COMPILED := pipeline/frontend/_spectra
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
@@ -97,7 +98,7 @@ worker: setup ## a worker with the shipped bundle
 	@$(BIN)/statebelt worker
 
 clean: ## remove the virtual environment, caches and build output (not runs/, not .statebelt/)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(COMPILED).*so build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -105,9 +106,10 @@ $(BIN)/python:
 	    { echo "statebelt needs Python 3.11 or later; got '$(PYTHON)'. Say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+$(VENV)/.runtime: pyproject.toml $(COMPILED:=.c) | $(BIN)/python
 	@echo "installing the runtime into $(VENV) ..."
 	@$(PIP) install -qq -e .
+	@ls $(COMPILED).*so >/dev/null 2>&1 || echo "no C compiler: spectra are scipy's, and slower; all else is the same"
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml tests/adopt/wheels.txt $(VENV)/.runtime

@@ -1,4 +1,4 @@
-"""Samples to frames: numpy and scipy, vectorised over streams."""
+"""Samples to frames: vectorised over streams."""
 
 from __future__ import annotations
 

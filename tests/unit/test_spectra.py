@@ -1,0 +1,132 @@
+"""The compiled spectra against numpy's 64-bit transform, and themselves over batches, cuts and vector widths."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.frontend import PowerSpectrum
+from pipeline.frontend.spectra import COMPILED, spectra
+
+SOURCE = Path(__file__).parents[2] / "pipeline" / "frontend" / "_spectra.c"
+LENGTHS = sorted(
+    n for n in {2 * 2**a * 3**b * 5**c for a in range(11) for b in range(7) for c in range(5)} if n <= 4096
+)
+
+compiled = pytest.mark.skipif(not COMPILED, reason="the compiled spectra were not built: no C compiler where installed")
+
+
+def noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def power(window: NDArray[np.float32], signal: NDArray[np.float32], hop: int, *, by: bool) -> NDArray[np.float32]:
+    frames = (signal.shape[1] - len(window)) // hop + 1
+    found = np.full((len(signal), frames, len(window) // 2 + 1), np.nan, np.float32)
+    spectra(window, compiled=by)(signal, hop, found)
+    return found
+
+
+@compiled
+@pytest.mark.parametrize("length", LENGTHS)
+def test_every_length_that_it_takes_is_numpys_transform(length: int) -> None:
+    window, hop = np.hanning(length + 1)[:length].astype(np.float32), max(1, length // 3)
+    signal = noise(3, length + 4 * hop, seed=length)
+    windows = np.lib.stride_tricks.sliding_window_view(signal.astype(np.float64), length, axis=1)[:, ::hop]
+    expected = np.abs(np.fft.rfft(windows * window)) ** 2
+    got = power(window, signal, hop, by=True)
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() < 1e-6 * expected.max()
+
+
+@pytest.mark.parametrize("length", [1, 7, 14, 255, 4098, 5000])
+def test_lengths_that_it_does_not_take_are_scipys(length: int) -> None:
+    window, signal = np.ones(length, np.float32), noise(2, length + 5)
+    assert power(window, signal, 2, by=COMPILED).tobytes() == power(window, signal, 2, by=False).tobytes()
+
+
+@pytest.mark.parametrize("by", [pytest.param(True, marks=compiled), False], ids=["compiled", "scipy"])
+@given(
+    window=st.sampled_from([8, 30, 50, 256, 400]),
+    hop=st.integers(1, 9),
+    cuts=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    streams=st.integers(1, 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_byte_depends_on_neighbours_or_cuts(by: bool, window: int, hop: int, cuts: list[int], streams: int) -> None:
+    hop = max(1, window * hop // 10)
+    frontend = PowerSpectrum(window, hop, compiled=by)
+    signal = noise(streams, sum(cuts) * hop)[:, :, None]
+    state, parts, at = frontend.initial_state(streams), [], 0
+    for frames in cuts:
+        part, state = frontend.step(signal[:, at : at + frames * hop], state)
+        parts.append(part)
+        at += frames * hop
+    streamed = np.concatenate(parts, axis=1)
+    for n in {0, streams - 1}:
+        alone, _ = frontend.step(signal[n : n + 1], frontend.initial_state(1))
+        assert alone[0].tobytes() == streamed[n].tobytes()
+
+
+@compiled
+def test_what_does_not_fit_is_refused_and_nothing_is_read_beyond_its_end() -> None:
+    window = np.ones(8, np.float32)
+    write = spectra(window)
+    fitting = np.empty((2, 3, 5), np.float32)
+    write(noise(2, 12), 2, fitting)
+    write(noise(2, 12), 2, fitting[:, :0].copy())
+    for signal, hop, into in [
+        (noise(2, 11), 2, fitting),  # a sample too few
+        (noise(2, 12), 0, fitting),
+        (noise(2, 12), -1, fitting),
+        (noise(2, 12), 2**62, fitting),
+        (noise(0, 12), 2, fitting[:0]),
+        (noise(2, 7), 1, fitting[:, :1].copy()),
+        (noise(2, 12), 2, np.empty((2, 3, 4), np.float32)),
+        (noise(2, 12).ravel()[:23].reshape(1, 23), 2, np.empty((2, 3, 5), np.float32)[:, :, :4].copy()),
+    ]:
+        with pytest.raises(ValueError, match="do not fit"):
+            write(signal, hop, into)
+    fitting.flags.writeable = False
+    with pytest.raises((BufferError, TypeError)):
+        write(noise(2, 12), 2, fitting)
+    with pytest.raises((BufferError, ValueError)):
+        write(noise(2, 24)[:, ::2], 2, np.empty((2, 3, 5), np.float32))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The same source without its clones: what a processor with SSE2 alone runs."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    built = tmp_path_factory.mktemp("plain") / "_spectra.so"
+    include = sysconfig.get_path("include")
+    flags = ["-O2", "-fPIC", "-shared", "-ffp-contract=off", "-DCLONED=", "-w"]
+    subprocess.run([compiler, *flags, f"-I{include}", str(SOURCE), "-o", str(built), "-lm"], check=True, timeout=120)
+    spec = importlib.util.spec_from_file_location("_spectra", built)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@compiled
+@pytest.mark.parametrize("length", [256, 400, 480, 2000])
+def test_a_processor_without_wide_vectors_has_the_same_bytes(plain: ModuleType, length: int) -> None:
+    window, signal = np.hanning(length).astype(np.float32), noise(5, 2 * length, seed=length)
+    here = power(window, signal, 7, by=True)
+    there = np.empty_like(here)
+    plain.spectra(plain.plan(window), signal, 5, 7, there)
+    assert here.tobytes() == there.tobytes()
