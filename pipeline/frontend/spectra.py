@@ -20,8 +20,8 @@ except ImportError:  # no compiler, where this was installed
 COMPILED = _spectra is not None
 
 Spectra = Callable[[Array, int, Array], None]
-"""`(signal, hop, power)`: the spectra of t windows of `signal` `[b, n]`, one every `hop` samples, to `power` `[b, t, F]`;
-both float32 and contiguous."""
+"""`(signal, hop, power)`: the spectra of windows of `signal` `[b, n]`, one every `hop` samples, to `power` `[b, t, F]`.
+Both are float32 and contiguous."""
 
 _ROWS_AT_A_TIME = 160
 """Windows in one of scipy's transforms: of 512 points, the fastest number measured."""
