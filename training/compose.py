@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BG = LABELS.index(BACKGROUND)
 STRETCHES = (0.45, 0.55, 0.68, 0.82, 1.2, 1.4)
+_LASTING = 77  # apart from the generators of batches
 PACES = (0.78, 0.84, 0.9, 0.95, 1.0, 1.06, 1.12, 1.19, 1.26, 1.34)
 
 
@@ -45,6 +46,14 @@ class Batch:
     power: NDArray[np.float32]
     bank: NDArray[np.float32]
     allowed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Who speaks a stream: one speaker's clips, and at which pace."""
+
+    clips: tuple[Clip, ...]
+    pace: float
 
 
 @dataclass(frozen=True)
@@ -89,12 +98,17 @@ class Composer:
         self._channels = [pool for pool in [*self._channels, sorted(self._tilts)] if pool]
         self._synthetic = _by_label(pools.synthetic)
         self._digits = _by_label(pools.digits)
+        every = (pools.digits, pools.synthetic, pools.others, pools.decoys)
+        self._speakers, self._artificial, self._foreigners, self._decoys = map(_by_speaker, every)
 
     def batch(self, index: int, context: State | None) -> tuple[Batch, State]:
         """Batch `index` and the frontend's state after it; `context` is the one before, None at the start of a pass."""
         recipe, rng = self.recipe, np.random.default_rng((self.recipe.seed, index))
         frames = self.samples // recipe.hop_samples
         fresh = rng.random(recipe.streams) < recipe.fresh
+        lasts = recipe.batches_a_voice
+        if lasts:
+            fresh = (index + np.arange(recipe.streams)) % lasts == 0
         if context is None:
             context, fresh = self.frontend.initial_state(recipe.streams), np.ones(recipe.streams, bool)
         signal = np.empty((recipe.streams, self.samples), np.float32)
@@ -102,33 +116,36 @@ class Composer:
         channels = np.empty((recipe.streams, 1, self.frontend.bins), np.float32)
         banks = []
         for b in range(recipe.streams):
-            signal[b], words = self.stream(rng, bool(fresh[b]))
+            # What lasts as long as the stream is drawn from a generator of its own, anew with every batch of it.
+            own = np.random.default_rng((recipe.seed, b, (index + b) // lasts, _LASTING)) if lasts else rng
+            signal[b], words = self.stream(rng, own, bool(fresh[b]))
             allowed[b] = targets(words, frames, recipe)
-            channels[b, 0] = augment.channel(rng, self.frontend.bins) if rng.random() < 0.7 else 1.0
-            warp = round(float(rng.uniform(0.84, 1.2)), 2) if rng.random() < 0.8 else 1.0
+            channels[b, 0] = augment.channel(own, self.frontend.bins) if own.random() < 0.7 else 1.0
+            warp = round(float(own.uniform(0.84, 1.2)), 2) if own.random() < 0.8 else 1.0
             banks.append(augment.filterbank(recipe.sample_rate_hz, recipe.window_samples, recipe.mels, warp))
         kept = {"context": np.where(fresh[:, None], np.float32(0), context["context"])}
         power, after = self.frontend.step(signal[:, :, None], kept)
         return Batch(fresh, power * channels, np.stack(banks), allowed), after
 
-    def stream(self, rng: Rng, fresh: bool) -> tuple[Samples, list[Word]]:
-        """`[N]` samples of one stream and the digits in it."""
+    def stream(self, rng: Rng, own: Rng, fresh: bool) -> tuple[Samples, list[Word]]:
+        """`[N]` samples of one stream and the digits in it. Who speaks, and into what, is drawn from `own`."""
         rate_hz = self.recipe.sample_rate_hz
         x, words, clean = np.zeros(self.samples, np.float32), [], []
-        level_db, at = rng.uniform(-46, -14), 0
-        foreign = rng.random() < self.recipe.foreign
+        level_db, at = own.uniform(-46, -14), 0
+        foreign = own.random() < self.recipe.foreign
+        voice = self._voice(own, foreign) if self.recipe.batches_a_voice else None
         tight = rng.random() < 0.15
         # All that is heard in this stream comes through one microphone, at times another corpus's: else the
         # model would learn which microphone recorded the digits.
-        towards = self._channel(rng) if rng.random() < 0.8 else None
-        share = np.float32(rng.uniform(0.3, 1.1))
+        towards = self._channel(own) if own.random() < 0.8 else None
+        share = np.float32(own.uniform(0.3, 1.1))
         if not (fresh and rng.random() < 0.5):
             at = int(rng.uniform(0.0, 0.8) * rate_hz)
         while True:
-            clip, pace = self._draw(rng, foreign)
+            clip, pace = self._draw(rng, foreign, voice)
             part, label = self._spoken(rng, clip, pace), clip.label
             if foreign and rng.random() < 0.15:
-                part, label = _spliced(rng, part, self._spoken(rng, *self._draw(rng, foreign))), BG
+                part, label = _spliced(rng, part, self._spoken(rng, *self._draw(rng, foreign, voice))), BG
             if towards is not None:
                 part = augment.retouch(part, np.clip(share * (towards - self._tilts[clip.speaker]), -24, 24))
             if label < BG and rng.random() < 0.4:
@@ -166,9 +183,26 @@ class Composer:
             self._paced[key] = augment.speed(clip.samples, pace)
         return self._paced[key]
 
-    def _draw(self, rng: Rng, foreign: bool) -> tuple[Clip, float]:
+    def _voice(self, own: Rng, foreign: bool) -> Voice | None:
+        """Who speaks a stream alone, if it is not spoken by many."""
+        pace, kind = float(own.choice(PACES)), own.random()
+        if foreign:
+            speakers = self._foreigners if kind < 0.7 or not self._decoys else self._decoys
+        else:
+            speakers = self._speakers if kind < 0.65 or not self._artificial else self._artificial
+        if own.random() < self.recipe.mixed:
+            return None
+        return Voice(speakers[int(own.integers(len(speakers)))], pace)
+
+    def _draw(self, rng: Rng, foreign: bool, voice: Voice | None) -> tuple[Clip, float]:
         pools = self.pools
         kind = rng.random()
+        if voice is not None:
+            wanted = voice.pace * rng.uniform(0.96, 1.04)
+            pace = min(PACES, key=lambda known: abs(known - wanted))
+            if foreign or rng.random() < 0.88:
+                return _any(rng, voice.clips), pace
+            return _any(rng, pools.decoys if kind < 0.3 and pools.decoys else pools.others or pools.decoys), pace
         pace = float(rng.choice(PACES))
         if foreign:
             return _any(rng, pools.others if kind < 0.7 or not pools.decoys else pools.decoys), pace
@@ -216,6 +250,13 @@ def _spliced(rng: Rng, x: Samples, y: Samples) -> Samples:
 
 def _by_label(clips: tuple[Clip, ...]) -> list[tuple[Clip, ...]]:
     return [tuple(clip for clip in clips if clip.label == label) for label in range(10)]
+
+
+def _by_speaker(clips: tuple[Clip, ...]) -> list[tuple[Clip, ...]]:
+    every: dict[str, list[Clip]] = {}
+    for clip in clips:
+        every.setdefault(clip.speaker, []).append(clip)
+    return [tuple(of) for of in every.values()]
 
 
 def _any(rng: Rng, clips: tuple[Clip, ...]) -> Clip:

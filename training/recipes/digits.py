@@ -42,6 +42,9 @@ class Digits(Recipe):
     stream_s to noise_below_db: the composed streams. foreign: the share of them that holds speech without digits only.
         level_spread_db: deviation of a word's level from its stream's. quiet: the share of streams without noise; in
         the others it lies so far below the level, from and to.
+    batches_a_voice: a stream lasts so many batches, one speaker's words in it, at one pace and level, from one throat
+        into one microphone, so that a memory can get used to them; 0: it ends by chance (`fresh`), each batch of it is drawn
+        anew and each word is somebody else's. mixed: the share of lasting streams that many speak.
     decide_from, decide_after_frames: when a decision is due: from this part of a word's length until so long after its
         end. word_weight: how much those frames count.
     """
@@ -64,6 +67,8 @@ class Digits(Recipe):
     level_spread_db: float = 2.5
     quiet: float = 0.25
     noise_below_db: tuple[float, ...] = (5.0, 45.0)
+    batches_a_voice: int = 0
+    mixed: float = 0.25
     decide_from: float = 0.6
     decide_after_frames: int = 6
     fade_frames: int = 4
@@ -73,6 +78,8 @@ class Digits(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._demand("quiet", 0 <= self.quiet <= 1, "from 0 to 1")
+        self._demand("batches_a_voice", self.batches_a_voice >= 0, "0 or more")
+        self._demand("mixed", 0 <= self.mixed <= 1, "from 0 to 1")
         self._demand("level_spread_db", self.level_spread_db >= 0, "0 or more")
         below = self.noise_below_db
         self._demand("noise_below_db", len(below) == 2 and below[0] <= below[1], "two numbers, the lower one first")
