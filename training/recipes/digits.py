@@ -43,8 +43,8 @@ class Digits(Recipe):
         level_spread_db: deviation of a word's level from its stream's. quiet: the share of streams without noise; in
         the others it lies so far below the level, from and to.
     batches_a_voice: a stream lasts so many batches, one speaker's words in it, at one pace and level, from one throat
-        into one microphone, so that a memory can get used to them; 0: it ends by chance (`fresh`), each batch of it is drawn
-        anew and each word is somebody else's. mixed: the share of lasting streams that many speak.
+        into one microphone, so that a memory can get used to them; 0: it ends by chance (`fresh`), each of its batches
+        is drawn anew, each word is somebody else's. mixed: the share of lasting streams that many speak.
     decide_from, decide_after_frames: when a decision is due: from this part of a word's length until so long after its
         end. word_weight: how much those frames count.
     """
