@@ -132,6 +132,7 @@ class Belt:
         self._partition = np.full(capacity, -1, np.int64)
         self._used = np.zeros(capacity, np.int64)
         self._held = np.zeros(capacity, bool)
+        self._held_count: int | None = 0  # None: to be counted anew
         self._free = list(range(capacity - 1, -1, -1))
         self._tick = 0
 
@@ -189,14 +190,18 @@ class Belt:
     def hold(self, streams: Sequence[str]) -> None:
         """Spare the rows of these streams, which hold more than what is stored, until `let_go`."""
         self._held[self.slots(streams)] = True
+        self._held_count = None
 
     def let_go(self, streams: Sequence[str]) -> None:
         """The rows of these streams are stored: they may be forgotten."""
         self._held[self.slots(streams)] = False
+        self._held_count = None
 
     def room_for(self, streams: int) -> bool:
         """Whether so many streams fit beside the rows that are held."""
-        return streams + int(np.count_nonzero(self._held)) <= self.capacity
+        if self._held_count is None:
+            self._held_count = int(np.count_nonzero(self._held))
+        return streams + self._held_count <= self.capacity
 
     def drop_partition(self, partition: int) -> int:
         """Forget a partition's rows (released, or fenced: they may be ahead of what was committed)."""
@@ -221,5 +226,7 @@ class Belt:
             self._names[slot] = None
             self._free.append(slot)
         self._partition[slots] = -1
-        self._held[slots] = False
+        if self._held_count != 0:
+            self._held[slots] = False
+            self._held_count = None
         return len(slots)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
+from pipeline.broker.entries import fields_of
 from pipeline.broker.keys import MAX_NAME_BYTES, check_stream, partition_of
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected
@@ -61,17 +63,8 @@ class Rejection:
     message: str
 
 
-def parse(
-    entry_id: bytes,
-    fields: Mapping[bytes, bytes],
-    spec: InputSpec,
-    *,
-    partition: int,
-    partitions: int,
-    max_chunk_bytes: int = MAX_CHUNK_BYTES,
-    given_bytes: int = 0,
-) -> Chunk:
-    """An entry of an input log to a Chunk.
+class ChunkParser:
+    """Entries of a partition's input log to Chunks.
 
     | field    | bound                                                  | else, the reason                       |
     |----------|--------------------------------------------------------|----------------------------------------|
@@ -83,41 +76,77 @@ def parse(
     | `given`  | absent, or `given_bytes` of float32, finite (0: any)   | `bad_given`                            |
     | others   | none, and none twice                                   | `unknown_field`, `missing_field`       |
     | the id   | its time below 2**62 ms                                | `bad_id`                               |
-
-    Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
-    `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `bad_begin`, `bad_given`, `oversize`, `wrong_size`, `not_finite`.
     """
-    plain = fields.keys() == _NEEDED
-    if not plain:
-        _check_names(fields)
-    stream, home = _stream(fields[b"stream"], partitions)
-    if home != partition:
-        raise ChunkRejected(
-            "wrong_partition",
-            f"stream {stream!r} belongs to partition {home}, found in {partition}: "
-            "its producer must use crc32(stream) % partitions",
-        )
-    seq = _seq(fields[b"seq"])
-    ms = int(entry_id[: entry_id.index(b"-")])
-    if ms > MAX_SEQ:  # whoever may push may choose ids; times are counted in 63 bits
-        raise ChunkRejected("bad_id", f"id {entry_id.decode()}: its time lies beyond 2**62 ms; push with id *")
-    if plain:
-        return Chunk(entry_id, ms, stream, seq, _samples(fields[b"data"], spec, max_chunk_bytes), False)
-    end = fields.get(b"end", b"0")
-    if end not in (b"0", b"1"):
-        raise ChunkRejected("bad_end", f"end is {end[:20]!r}; expected 0 or 1")
-    if fields.get(b"begin", b"1") != b"1":
-        raise ChunkRejected("bad_begin", f"begin is {fields[b'begin'][:20]!r}; expected 1, or no such field")
-    return Chunk(
-        id=entry_id,
-        ms=ms,
-        stream=stream,
-        seq=seq,
-        samples=_samples(fields[b"data"], spec, max_chunk_bytes),
-        end=end == b"1",
-        begin=b"begin" in fields,
-        given=_given(fields[b"given"], given_bytes, max_chunk_bytes) if b"given" in fields else None,
-    )
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        *,
+        partition: int,
+        partitions: int,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        given_bytes: int = 0,
+    ) -> None:
+        self._spec, self._dtype = spec, _LITTLE[spec.sample_type]
+        self._sample_bytes = self._dtype.itemsize * spec.channels
+        self._partition, self._partitions = partition, partitions
+        self._max_bytes, self._given_bytes = max_chunk_bytes, given_bytes
+
+    def __call__(self, entry_id: bytes, flat: Sequence[bytes]) -> Chunk:
+        """The entry as a chunk; its fields are names and values in turns.
+
+        Raises ChunkRejected with one of these reasons: `unknown_field`, `missing_field`, `bad_stream`,
+        `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `bad_begin`, `bad_given`, `oversize`, `wrong_size`,
+        `not_finite`.
+        """
+        # As producers of ours push it, but for a stream's first chunk and its last.
+        if len(flat) == 6 and flat[0] == b"stream" and flat[2] == b"seq" and flat[4] == b"data":
+            fields = None
+            _, name, _, number, _, data = flat
+        else:
+            fields = fields_of(flat)
+            _check_names(fields)
+            name, number, data = fields[b"stream"], fields[b"seq"], fields[b"data"]
+        stream = _stream(name)
+        if crc32(name) % self._partitions != self._partition:
+            home = partition_of(stream, self._partitions)
+            raise ChunkRejected(
+                "wrong_partition",
+                f"stream {stream!r} belongs to partition {home}, found in {self._partition}: "
+                "its producer must use crc32(stream) % partitions",
+            )
+        if not number.isdigit() or len(number) > 19 or (seq := int(number)) > MAX_SEQ:
+            raise ChunkRejected("bad_seq", f"seq {number[:40]!r}: expected a whole number from 0 to 2**62")
+        ms = int(entry_id[: entry_id.index(b"-")])
+        if ms > MAX_SEQ:  # whoever may push may choose ids; times are counted in 63 bits
+            raise ChunkRejected("bad_id", f"id {entry_id.decode()}: its time lies beyond 2**62 ms; push with id *")
+        if fields is None:
+            return Chunk(entry_id, ms, stream, seq, self._samples(data), False)
+        end = fields.get(b"end", b"0")
+        if end not in (b"0", b"1"):
+            raise ChunkRejected("bad_end", f"end is {end[:20]!r}; expected 0 or 1")
+        if fields.get(b"begin", b"1") != b"1":
+            raise ChunkRejected("bad_begin", f"begin is {fields[b'begin'][:20]!r}; expected 1, or no such field")
+        samples = self._samples(data)
+        given = _given(fields[b"given"], self._given_bytes, self._max_bytes) if b"given" in fields else None
+        return Chunk(entry_id, ms, stream, seq, samples, end == b"1", given, b"begin" in fields)
+
+    def _samples(self, data: bytes) -> Array:
+        if len(data) > self._max_bytes:
+            raise ChunkRejected(
+                "oversize", f"{len(data)} bytes of data, at most {self._max_bytes}: send shorter chunks"
+            )
+        if len(data) % self._sample_bytes:
+            spec = self._spec
+            raise ChunkRejected(
+                "wrong_size",
+                f"{len(data)} bytes of data: not a multiple of {self._sample_bytes} "
+                f"({spec.channels} x {spec.sample_type})",
+            )
+        samples = np.frombuffer(data, self._dtype).reshape(-1, self._spec.channels)
+        if self._dtype.kind == "f" and not np.isfinite(samples).all():
+            raise ChunkRejected("not_finite", "samples hold NaN or infinity: repair them, or leave the chunk out")
+        return samples
 
 
 def _check_names(fields: Mapping[bytes, bytes]) -> None:
@@ -137,21 +166,13 @@ def _check_names(fields: Mapping[bytes, bytes]) -> None:
         )
 
 
-def _stream(raw: bytes, partitions: int) -> tuple[str, int]:
-    """The stream's name and its partition."""
+def _stream(raw: bytes) -> str:
     if len(raw) > MAX_NAME_BYTES:  # before anything that takes as long as it is, and before it is kept
         raise ChunkRejected("bad_stream", f"stream {raw[:40]!r}... has {len(raw)} bytes; at most {MAX_NAME_BYTES}")
     try:
-        stream = check_stream(raw.decode())
+        return check_stream(raw.decode())
     except UnicodeDecodeError:
         raise ChunkRejected("bad_stream", f"stream {raw[:40]!r} is not UTF-8") from None
-    return stream, partition_of(stream, partitions)
-
-
-def _seq(raw: bytes) -> int:
-    if not raw.isdigit() or len(raw) > 19 or int(raw) > MAX_SEQ:
-        raise ChunkRejected("bad_seq", f"seq {raw[:40]!r}: expected a whole number from 0 to 2**62")
-    return int(raw)
 
 
 def _given(data: bytes, size: int, max_bytes: int) -> Array | None:
@@ -164,19 +185,3 @@ def _given(data: bytes, size: int, max_bytes: int) -> Array | None:
     if not np.isfinite(values).all():
         raise ChunkRejected("bad_given", "given NaN or infinity: repair it")
     return values
-
-
-def _samples(data: bytes, spec: InputSpec, max_chunk_bytes: int) -> Array:
-    if len(data) > max_chunk_bytes:
-        raise ChunkRejected("oversize", f"{len(data)} bytes of data, at most {max_chunk_bytes}: send shorter chunks")
-    dtype = _LITTLE[spec.sample_type]
-    sample_bytes = dtype.itemsize * spec.channels
-    if len(data) % sample_bytes:
-        raise ChunkRejected(
-            "wrong_size",
-            f"{len(data)} bytes of data: not a multiple of {sample_bytes} ({spec.channels} x {spec.sample_type})",
-        )
-    samples = np.frombuffer(data, dtype).reshape(-1, spec.channels)
-    if dtype.kind == "f" and not np.isfinite(samples).all():
-        raise ChunkRejected("not_finite", "samples hold NaN or infinity: repair them, or leave the chunk out")
-    return samples

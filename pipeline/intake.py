@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.broker.connection import Client
-from pipeline.broker.reader import Ahead, Entry, read
+from pipeline.broker.entries import Raw
+from pipeline.broker.reader import Ahead, read
 from pipeline.lifecycle import Owned
 from pipeline.settings import Settings
 
@@ -22,7 +23,7 @@ is, those after it are not."""
 _PATIENCE = 8
 """The part of a lease for which a batch that is computed waits for the next one to be read."""
 
-Found = dict[int, list[Entry]]
+Found = dict[int, list[Raw]]
 Offsets = dict[int, bytes]
 
 
@@ -37,7 +38,7 @@ class Intake:
         self._client, self._settings, self._log = client, settings, log
         self._ahead: Ahead | None = None
         self._asked_s = self._waited_s = 0.0
-        self._hand: dict[int, tuple[bytes, list[Entry]]] = {}  # after which id, what
+        self._hand: dict[int, tuple[bytes, list[Raw]]] = {}  # after which id, what
         self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
         self._apart = False  # is this a cluster, where partitions lie in different slots?
 
@@ -109,11 +110,10 @@ class Intake:
             self._hand_asked = ahead.count
             self._apart |= ahead.crosses_slots
 
-    def size(self, found: Found, ran_s: float) -> None:
+    def size(self, found: Found, size_bytes: int, ran_s: float) -> None:
         """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
         large, is followed by smaller ones. What the one before it waited, for this one to be read, counts as well."""
         entries, aim_s = sum(map(len, found.values())), self._settings.lease_ms / 1000 / 4
-        size_bytes = sum(sum(map(len, fields.values())) for of in found.values() for _, fields in of)
         took_s, self._waited_s = ran_s + self._waited_s, 0.0
         excess = max(took_s / aim_s, size_bytes / _READ_BYTES)
         if excess > 1:

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,8 +18,9 @@ from pipeline.admission import Policy, admit
 from pipeline.batcher import Batcher
 from pipeline.behind import Behind
 from pipeline.belt import ENDED, Belt
+from pipeline.broker.entries import Raw, fields_of
 from pipeline.broker.keys import MAX_NAME_BYTES
-from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, Rejection, parse
+from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, ChunkParser, Rejection
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
@@ -78,36 +79,33 @@ class Task:
         self.policy = policy
         self.chunks: list[Chunk] = []
         self.counts: Counter[str] = Counter()
-        self._partitions = partitions
-        self._spec = spec
+        self._parse = ChunkParser(
+            spec, partition=partition, partitions=partitions, max_chunk_bytes=max_chunk_bytes, given_bytes=given_bytes
+        )
         self._publish = publish
-        self._max_chunk_bytes = max_chunk_bytes
-        self._given_bytes = given_bytes
         self._behind = Behind(row_every_chunks)
         self._rejections: list[Rejection] = []
         self._offset = b""
         self._entries = 0
 
-    def take(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[str]:
+    def take(self, entries: Sequence[Raw]) -> list[str]:
         """Begin a batch with entries of the partition's log, in order. Returns the streams whose rows it needs."""
         self.chunks, self._rejections, self._entries = [], [], len(entries)
-        for entry_id, fields in entries:
-            self._offset = entry_id
+        parse, keep = self._parse, self.chunks.append
+        for entry_id, flat in entries:
             try:
-                chunk = parse(
-                    entry_id,
-                    fields,
-                    self._spec,
-                    partition=self.partition,
-                    partitions=self._partitions,
-                    max_chunk_bytes=self._max_chunk_bytes,
-                    given_bytes=self._given_bytes,
-                )
+                keep(parse(entry_id, flat))
             except ChunkRejected as rejected:
-                self._rejections.append(Rejection(entry_id, fields, rejected.reason, str(rejected)))
-            else:
-                self.chunks.append(chunk)
-        return list(dict.fromkeys(chunk.stream for chunk in self.chunks))
+                self._rejections.append(Rejection(entry_id, fields_of(flat), rejected.reason, str(rejected)))
+        if entries:
+            self._offset = entries[-1][0]
+        return list(dict.fromkeys([chunk.stream for chunk in self.chunks]))
+
+    @property
+    def size_bytes(self) -> int:
+        """What the batch was read of, about."""
+        rejected = sum(sum(map(len, chain(*rejection.fields.items()))) for rejection in self._rejections)
+        return sum([chunk.samples.nbytes for chunk in self.chunks]) + rejected
 
     def effects(self, belt: Belt) -> Effects:
         """What the batch changed, once `run` has been over it. Of several tasks at once: the module's `effects`."""

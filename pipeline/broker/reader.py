@@ -15,12 +15,10 @@ import redis
 import redis.asyncio
 
 from pipeline.broker.connection import Asked, raise_first, round_trip, timeout_ms, translate
+from pipeline.broker.entries import Entry, Raw, fields_of
 from pipeline.broker.failover import ASK, History
 from pipeline.broker.keys import log_key
 from pipeline.errors import ConfigError
-
-Entry = tuple[bytes, dict[bytes, bytes]]
-"""An entry as read: its id, and its fields."""
 
 _POLL_S = 0.005  # only on a cluster, where no single call can wait on several slots
 
@@ -32,32 +30,12 @@ def _command(positions: Mapping[str, bytes], count: int, block_ms: int) -> list[
     return [*command, "STREAMS", *positions, *positions.values()]
 
 
-def _entries(reply: Any) -> dict[str, list[Entry]]:
-    return {
-        key.decode(): [(id_, _fields(flat)) for id_, flat in entries if flat is not None]
-        for key, entries in (reply or {}).items()
-    }
+def _found(reply: Any) -> dict[str, list[Raw]]:
+    return {key.decode(): [raw for raw in entries if raw[1] is not None] for key, entries in (reply or {}).items()}
 
 
-def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    each = iter(flat)
-    fields = dict(zip(each, each, strict=True))
-    return fields if 2 * len(fields) == len(flat) else _told_apart(flat)
-
-
-def _told_apart(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Fields of an entry that holds a name twice: each but the first under a name that says where it stood.
-
-    Of two `seq` a dictionary would keep one, and which one is not ours to choose. So both are kept, and the second has
-    a name that nobody knows: whoever reads the entry rejects it, and its dead letter shows what was pushed.
-
-    >>> _told_apart([b"seq", b"1", b"seq", b"2"])
-    {b'seq': b'1', b'seq (field 2)': b'2'}
-    """
-    fields: dict[bytes, bytes] = {}
-    for n, (name, value) in enumerate(zip(flat[::2], flat[1::2], strict=True), start=1):
-        fields[b"%s (field %d)" % (name, n) if name in fields else name] = value
-    return fields
+def _entries(found: Mapping[str, Sequence[Any]]) -> dict[str, list[Entry]]:
+    return {key: [(id_, fields_of(flat)) for id_, flat in entries] for key, entries in found.items()}
 
 
 def _check(client: redis.Redis | redis.asyncio.Redis, block_ms: int) -> None:
@@ -72,6 +50,13 @@ def _check(client: redis.Redis | redis.asyncio.Redis, block_ms: int) -> None:
 def read_keys(
     client: redis.Redis, positions: Mapping[str, bytes], count: int, block_ms: int, history: History | None = None
 ) -> dict[str, list[Entry]]:
+    """`read_raw`, fields as dictionaries."""
+    return _entries(read_raw(client, positions, count, block_ms, history))
+
+
+def read_raw(
+    client: redis.Redis, positions: Mapping[str, bytes], count: int, block_ms: int, history: History | None = None
+) -> dict[str, list[Raw]]:
     """Entries after the given ids, at most `count` a key, of several logs in one call.
 
     Waits up to `block_ms` (0: not at all) for the first one. Keys without new entries are left out. On a cluster,
@@ -94,7 +79,7 @@ def read_keys(
         if not isinstance(reply, redis.exceptions.ClusterCrossSlotError):
             if isinstance(reply, Exception):
                 raise reply
-            return _entries(reply)
+            return _found(reply)
         deadline_s = time.monotonic() + block_ms / 1000
         while True:
             with client.pipeline(transaction=False) as pipe:
@@ -129,13 +114,13 @@ async def read_keys_async(
         if not isinstance(reply, redis.exceptions.ClusterCrossSlotError):
             if isinstance(reply, Exception):
                 raise reply
-            return _entries(reply)
+            return _entries(_found(reply))
         deadline_s = time.monotonic() + block_ms / 1000
         while True:
             async with client.pipeline(transaction=False) as pipe:
                 for each in _apart(positions, count):
                     pipe.execute_command(*each)
-                found = _merged(raise_first(await pipe.execute(raise_on_error=False)))
+                found = _entries(_merged(raise_first(await pipe.execute(raise_on_error=False))))
             if found or time.monotonic() >= deadline_s:
                 return found
             await asyncio.sleep(_POLL_S)
@@ -145,26 +130,26 @@ def _apart(positions: Mapping[str, bytes], count: int) -> list[list[Any]]:
     return [_command({key: id_}, count, 0) for key, id_ in positions.items()]
 
 
-def _merged(replies: Sequence[Any]) -> dict[str, list[Entry]]:
-    return {key: entries for reply in replies for key, entries in _entries(reply).items()}
+def _merged(replies: Sequence[Any]) -> dict[str, list[Raw]]:
+    return {key: entries for reply in replies for key, entries in _found(reply).items()}
 
 
 def read(
     client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int, block_ms: int, *, enough: int = 0
-) -> dict[int, list[Entry]]:
+) -> dict[int, list[Raw]]:
     """Chunks after the offset of each partition, at most `count` a partition.
 
-    Partitions without new chunks are left out. Waits, and raises, as `read_keys`. Where it gets fewer than `enough`
+    Partitions without new chunks are left out. Waits, and raises, as `read_raw`. Where it gets fewer than `enough`
     chunks it looks once more: a read that waited is answered with the first entry that comes, and what comes with it,
     in one push of many streams say, would be a small batch of its own. Nothing is waited for.
     """
     partitions = {log_key(topic, partition): partition for partition in offsets}
     positions = {key: offsets[partition] for key, partition in partitions.items()}
-    found = read_keys(client, positions, count, block_ms)
+    found = read_raw(client, positions, count, block_ms)
     sizes = [len(entries) for entries in found.values()]
     if 0 < sum(sizes) < enough and max(sizes) < count:
         positions |= {key: entries[-1][0] for key, entries in found.items()}
-        for key, entries in read_keys(client, positions, count - max(sizes), 0).items():
+        for key, entries in read_raw(client, positions, count - max(sizes), 0).items():
             found.setdefault(key, []).extend(entries)
     return {partitions[key]: entries for key, entries in found.items()}
 
@@ -199,7 +184,7 @@ class Ahead:
             self._asked = None
             return True
 
-    def take(self) -> dict[int, list[Entry]]:
+    def take(self) -> dict[int, list[Raw]]:
         """What was found, once."""
         asked, self._asked = self._asked, None
         try:

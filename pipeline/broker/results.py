@@ -19,9 +19,10 @@ import redis
 import redis.asyncio
 
 from pipeline.broker.connection import raise_first, translate
+from pipeline.broker.entries import Entry
 from pipeline.broker.failover import History
 from pipeline.broker.keys import Keys, comes_before
-from pipeline.broker.reader import Entry, read_keys, read_keys_async
+from pipeline.broker.reader import read_keys, read_keys_async
 from pipeline.errors import BrokerUnavailable, ConfigError
 
 Start = Literal["now", "beginning"] | Mapping[int, bytes]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 
 import redis
 
-from pipeline.broker.reader import Entry, read_keys
+from pipeline.broker.entries import Entry
+from pipeline.broker.reader import read_keys
 from pipeline.broker.results import BEGINNING
 
 Parse = Callable[[dict[bytes, bytes]], tuple[bytes, bytes, bool]]

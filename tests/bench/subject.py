@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from pipeline.broker.entries import Entry
 from pipeline.broker.keys import Keys
-from pipeline.broker.reader import Entry
 from pipeline.broker.results import Result as Stored
 from pipeline.bundle import Bundle, load
 from pipeline.consumer import decode

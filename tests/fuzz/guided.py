@@ -62,7 +62,7 @@ def play(found: list[tuple[bytes, Fields]]) -> tuple[tasks.Effects, tasks.Task]:
     partition = partition_of(GOOD.decode(), 2)
     task = tasks.Task(partition, 2, BUNDLE.manifest.input, Policy(), publish="chunks", max_chunk_bytes=MAX_CHUNK_BYTES)
     belt = Belt(BATCHER.layout, 16)
-    streams = task.take(found)
+    streams = task.take([(id_, [part for pair in fields.items() for part in pair]) for id_, fields in found])
     belt.begin(streams)
     for stream in streams:
         belt.place(stream, partition, None)

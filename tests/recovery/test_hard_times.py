@@ -10,8 +10,8 @@ import redis
 
 from pipeline import intake
 from pipeline.batcher import Batcher
+from pipeline.broker.entries import Raw, fields_of
 from pipeline.broker.keys import Keys, log_key
-from pipeline.broker.reader import Entry
 from pipeline.component import Array
 from pipeline.consumer import Consumer
 from pipeline.output import Output
@@ -46,9 +46,9 @@ def test_a_read_too_large_for_memory_is_followed_by_smaller_ones(url: str, monke
     sizes = []
     plain_next = intake.Intake.next
 
-    def watched(self: intake.Intake, *args: Any, **options: Any) -> dict[int, list[Entry]]:
+    def watched(self: intake.Intake, *args: Any, **options: Any) -> dict[int, list[Raw]]:
         found = plain_next(self, *args, **options)
-        sizes.append(sum(len(fields[b"data"]) for of in found.values() for _, fields in of))
+        sizes.append(sum(len(fields_of(flat)[b"data"]) for of in found.values() for _, flat in of))
         return found
 
     monkeypatch.setattr(intake.Intake, "next", watched)

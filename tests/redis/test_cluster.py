@@ -15,6 +15,7 @@ from pipeline.broker import admin, topic
 from pipeline.broker.appender import Appender, Pushed, backlog
 from pipeline.broker.connection import connect
 from pipeline.broker.embedded import EmbeddedServer
+from pipeline.broker.entries import fields_of
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import release, renew
 from pipeline.broker.partition import Commit, commit_many, load_rows
@@ -70,7 +71,8 @@ def test_the_whole_path_in_cluster_mode(cluster: redis.Redis) -> None:
     chunks = [Pushed(f"call-{i % 20}", i // 20, b"xy") for i in range(100)]
     Appender(cluster, "calls", 4, max_backlog=1000).append(chunks)
     grants = {p: grant(cluster, Keys("calls", "digits", p)) for p in range(4)}
-    found = read(cluster, "calls", {p: g.offset for p, g in grants.items()}, 1000, 1000)  # four slots in one read
+    read_ = read(cluster, "calls", {p: g.offset for p, g in grants.items()}, 1000, 1000)  # four slots in one read
+    found = {p: [(id_, fields_of(flat)) for id_, flat in entries] for p, entries in read_.items()}
     assert sum(map(len, found.values())) == 100
     commits = [
         (

@@ -10,6 +10,7 @@ import redis
 
 from pipeline.broker.appender import Appender, AppendFailed, AppendFull, AsyncAppender, Pushed, backlog
 from pipeline.broker.connection import connect, connect_async
+from pipeline.broker.entries import fields_of
 from pipeline.broker.keys import Keys, log_key, partition_of
 from pipeline.broker.partition import Commit, commit
 from pipeline.broker.reader import read
@@ -137,7 +138,7 @@ def test_reading_chunks_of_several_partitions(client: redis.Redis) -> None:
         for partition, entries in found.items():
             assert len(entries) <= 50
             offsets[partition] = entries[-1][0]
-            for _, fields in entries:
+            for fields in (fields_of(flat) for _, flat in entries):
                 seen.setdefault(fields[b"stream"].decode(), []).append(int(fields[b"seq"]))
     assert seen == {f"call-{i}": list(range(100)) for i in range(7)}
     assert read(client, "calls", {}, 1, 1000) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.admission import Policy
+from pipeline.broker.entries import fields_of
 from pipeline.broker.keys import partition_of
-from pipeline.broker.reader import _entries
-from pipeline.chunk import parse
+from pipeline.chunk import Chunk, ChunkParser
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
 from pipeline.task import Task
@@ -24,8 +25,25 @@ NAN = np.array([[1, 2, np.nan]], "<f4").tobytes()
 INF = np.array([[1, -np.inf, 2]], "<f4").tobytes()
 
 
+def flat(fields: Mapping[bytes, bytes]) -> list[bytes]:
+    """As read off the wire: names and values in turns."""
+    return [part for pair in fields.items() for part in pair]
+
+
+def parse(
+    entry_id: bytes,
+    fields: Mapping[bytes, bytes],
+    spec: InputSpec,
+    *,
+    partition: int = 0,
+    partitions: int = 1,
+    **bounds: int,
+) -> Chunk:
+    return ChunkParser(spec, partition=partition, partitions=partitions, **bounds)(entry_id, flat(fields))
+
+
 def test_a_chunk() -> None:
-    chunk = parse(b"1700-3", {**GOOD, b"end": b"1"}, AUDIO, partition=0, partitions=1)
+    chunk = parse(b"1700-3", {**GOOD, b"end": b"1"}, AUDIO)
     assert (chunk.ms, chunk.stream, chunk.seq, chunk.end) == (1700, "s", 7, True)
     assert chunk.samples.tolist() == [[1], [-1]]
 
@@ -57,7 +75,7 @@ def test_a_chunk() -> None:
 def test_what_is_rejected(change: dict[bytes, bytes | None], reason: str, spec: InputSpec) -> None:
     fields = {name: value for name, value in {**GOOD, **change}.items() if value is not None}
     with pytest.raises(ChunkRejected) as rejected:
-        parse(b"1-0", fields, spec, partition=0, partitions=1, max_chunk_bytes=1_000_000)
+        parse(b"1-0", fields, spec, max_chunk_bytes=1_000_000)
     assert rejected.value.reason == reason
     assert len(str(rejected.value)) > 20
 
@@ -73,12 +91,12 @@ def test_a_stream_in_a_foreign_partition() -> None:
 @pytest.mark.parametrize("ms", [2**62 + 1, 2**64 - 1])
 def test_an_id_beyond_all_times(ms: int) -> None:
     with pytest.raises(ChunkRejected) as rejected:
-        parse(b"%d-0" % ms, GOOD, AUDIO, partition=0, partitions=1)
+        parse(b"%d-0" % ms, GOOD, AUDIO)
     assert rejected.value.reason == "bad_id"
 
 
 def test_no_samples_are_a_chunk() -> None:
-    assert parse(b"1-0", {**GOOD, b"data": b""}, AUDIO, partition=0, partitions=1).samples.shape == (0, 1)
+    assert parse(b"1-0", {**GOOD, b"data": b""}, AUDIO).samples.shape == (0, 1)
 
 
 @given(
@@ -90,7 +108,7 @@ def test_no_samples_are_a_chunk() -> None:
 )
 def test_any_entry_is_a_chunk_or_rejected(fields: dict[bytes, bytes]) -> None:
     try:
-        chunk = parse(b"1-0", fields, SENSOR, partition=0, partitions=1)
+        chunk = parse(b"1-0", fields, SENSOR)
     except ChunkRejected:
         return
     assert chunk.samples.tobytes() == fields[b"data"]
@@ -100,27 +118,42 @@ def test_an_entry_of_a_hundred_thousand_fields_costs_little() -> None:
     fields = {b"%d" % n + b"x" * 100: b"" for n in range(100_000)}
     began_s = time.process_time()
     with pytest.raises(ChunkRejected, match="and 99995 more") as rejected:
-        parse(b"1-0", {**GOOD, **fields}, AUDIO, partition=0, partitions=1)
+        parse(b"1-0", {**GOOD, **fields}, AUDIO)
     assert time.process_time() - began_s < 1
     assert len(str(rejected.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["stream", "seq", "data"])
+def test_a_field_twice_in_the_length_of_a_plain_entry(name: str) -> None:
+    """Six parts, as most entries have, and yet none of them."""
+    others = [part for part in (b"stream", b"seq", b"data") if part != name.encode()]
+    entry = [name.encode(), GOOD[name.encode()], others[0], GOOD[others[0]], name.encode(), b"other"]
+    with pytest.raises(ChunkRejected, match=rf"fields {name} \(field 3\)"):
+        ChunkParser(AUDIO, partition=0, partitions=1)(b"1-0", entry)
+
+
+@given(st.permutations(list(GOOD.items())))
+def test_the_order_of_fields_says_nothing(items: list[tuple[bytes, bytes]]) -> None:
+    chunk, other = parse(b"5-1", dict(items), AUDIO), parse(b"5-1", GOOD, AUDIO)
+    assert (chunk.stream, chunk.seq, chunk.samples.tobytes()) == (other.stream, other.seq, other.samples.tobytes())
+    assert (chunk.end, chunk.begin, chunk.given) == (other.end, other.begin, other.given) == (False, False, None)
 
 
 @pytest.mark.parametrize("name", ["stream", "seq", "data", "end"])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_field_that_stands_twice(name: str, first: bool) -> None:
     """As read off the wire: neither of the two is chosen, both are kept for whoever looks."""
-    flat = [part for pair in {**GOOD, b"end": b"1"}.items() for part in pair]
-    twice = [name.encode(), b"other"]
-    ((_, fields),) = _entries({b"log": [(b"1-0", twice + flat if first else flat + twice)]})["log"]
-    assert len(fields) == 5
+    once, twice = flat({**GOOD, b"end": b"1"}), [name.encode(), b"other"]
+    entry = twice + once if first else once + twice
+    assert len(fields_of(entry)) == 5
     with pytest.raises(ChunkRejected, match=rf"fields {name} \(field \d\)") as rejected:
-        parse(b"1-0", fields, AUDIO, partition=0, partitions=1)
+        ChunkParser(AUDIO, partition=0, partitions=1)(b"1-0", entry)
     assert rejected.value.reason == "unknown_field"
 
 
 def test_a_hostile_entry_makes_no_long_log_line() -> None:
     task = Task(0, 1, AUDIO, Policy())
-    task.take([(b"1-0", {b"stream": b"x" * 10_000_000, b"seq": b"y" * 1_000_000, b"z" * 1_000_000: b""})])
+    task.take([(b"1-0", flat({b"stream": b"x" * 10_000_000, b"seq": b"y" * 1_000_000, b"z" * 1_000_000: b""}))])
     (told,) = task.happenings()
     assert told.kind == "rejected"
     assert len(repr(told)) < 1000
