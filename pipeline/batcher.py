@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.belt import RowLayout
-from pipeline.bundle import Bundle, as_float, as_it_came
-from pipeline.component import Array, Component, Field, State
+from pipeline.bundle import Bundle
+from pipeline.component import Array, Component, Field, State, as_float, as_it_came
 from pipeline.head import Events, Forecast
 from pipeline.output import Event, Output
 
@@ -91,7 +91,7 @@ class Batcher:
             for group in np.array_split(active, -(-len(active) // self._max_batch)):
                 at = start[group] + done[group] * self._block_samples
                 x = _excerpts(signal, at, length * self._block_samples)
-                broken = self._step(rows, group, as_float(x), outputs)
+                broken = self._step(rows, group, x, outputs)
                 done[group] += length
                 done[broken] = blocks[broken]
         if ends.any():

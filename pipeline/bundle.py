@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline import frontend as frontends
 from pipeline import head as heads
-from pipeline.component import Array
+from pipeline.component import Array, as_float
 from pipeline.errors import ManifestError
 from pipeline.frontend import Frontend
 from pipeline.head import Events, Head, OverlapAdd
@@ -82,18 +82,6 @@ class Bundle:
         last = self.head.flush(after)
         joined_events = Events(*(np.concatenate(columns) for columns in zip(events, last, strict=True)))
         return Forward(joined_events, scores[0], None)
-
-
-def as_float(samples: Array) -> Array:
-    """int16 to float32 in -1..1 (exact: a division by 2**15); float32 as it is."""
-    if samples.dtype == np.int16:
-        return np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
-    return samples.astype(np.float32, copy=False)
-
-
-def as_it_came(samples: Array, dtype: str) -> Array:
-    """What `as_float` made of samples of this type, undone: exactly, for those that it made."""
-    return (samples * np.float32(32768)).astype(np.int16) if dtype == "int16" else samples
 
 
 def load(bundle: str | Path) -> Bundle:

@@ -65,3 +65,15 @@ def fresh(fields: tuple[Field, ...], batch: int) -> State:
     (4, 2, 3)
     """
     return {f.name: np.full((batch, *f.shape), f.initial, dtype=f.dtype) for f in fields}
+
+
+def as_float(samples: Array) -> Array:
+    """int16 to float32 in -1..1 (exact: a division by 2**15); float32 as it is."""
+    if samples.dtype == np.int16:
+        return np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
+    return samples.astype(np.float32, copy=False)
+
+
+def as_it_came(samples: Array, dtype: str) -> Array:
+    """What `as_float` made of samples of this type, undone: exactly, for those that it made."""
+    return (samples * np.float32(32768)).astype(np.int16) if dtype == "int16" else samples

@@ -22,7 +22,8 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from pipeline.bundle import Bundle, as_float, load
+from pipeline.bundle import Bundle, load
+from pipeline.component import as_float
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, PowerFrontend, Provenance
 from pipeline.offline import run

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.bundle import Bundle, as_float
-from pipeline.component import Array
+from pipeline.bundle import Bundle
+from pipeline.component import Array, as_float
 from pipeline.errors import ConfigError
 from pipeline.offline import run
 from pipeline.output import Event

@@ -12,6 +12,7 @@
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -233,48 +234,103 @@ CLONED static void eight(const Plan *plan, const float *const from[LANES], float
     }
 }
 
-static PyObject *spectra(PyObject *Py_UNUSED(module), PyObject *args)
+/* What is behind a stream and what comes, int16 (as the float it stands for) or float32, to `signal`. */
+static void joined(float *signal, const float *context, Py_ssize_t overlap, const char *samples, Py_ssize_t many, int ints)
 {
-    PyObject *capsule;
-    Py_buffer signal, power;
-    Py_ssize_t streams, hop, each = sizeof(float);
-    if (!PyArg_ParseTuple(args, "Oy*nnw*", &capsule, &signal, &streams, &hop, &power)) return NULL;
-    const Plan *plan = PyCapsule_GetPointer(capsule, NAME);
-    Py_ssize_t bins = plan ? plan->half + 1 : 1, frames = 0, length = 0;
-    int fits = plan && hop > 0 && streams > 0 && streams <= PY_SSIZE_T_MAX / (bins * each);
-    if (fits) {
-        frames = power.len / (streams * bins * each);
-        length = signal.len / (streams * each);
-        fits = streams * frames * bins * each == power.len && streams * length * each == signal.len &&
-               (frames == 0 || plan->size <= length) && (frames < 2 || hop <= (length - plan->size) / (frames - 1));
-    }
-    if (fits) {
-        Py_BEGIN_ALLOW_THREADS
-        const float *from[LANES];
-        float *to[LANES];
-        for (Py_ssize_t first = 0; first < streams * frames; first += LANES) {
+    memcpy(signal, context, overlap * sizeof(float));
+    if (ints)
+        for (Py_ssize_t i = 0; i < many; i++) signal[overlap + i] = ((const int16_t *)samples)[i] * (1.0f / 32768);
+    else
+        memcpy(signal + overlap, samples, many * sizeof(float));
+}
+
+typedef struct {
+    Py_ssize_t streams, overlap, many, hop, frames, together; /* together: streams whose signals are laid out at once */
+    const float *context;
+    const char *samples;
+    int ints;
+    float *power, *after;
+} Task;
+
+static void done(const Plan *plan, const Task *task, float *scratch)
+{
+    Py_ssize_t length = task->overlap + task->many, bins = plan->half + 1;
+    Py_ssize_t each = task->ints ? sizeof(int16_t) : sizeof(float);
+    for (Py_ssize_t begin = 0; begin < task->streams; begin += task->together) {
+        Py_ssize_t some = task->streams - begin < task->together ? task->streams - begin : task->together;
+        for (Py_ssize_t b = 0; b < some; b++) {
+            Py_ssize_t behind = (begin + b) * task->overlap;
+            float *signal = scratch + b * length;
+            joined(signal, task->context + behind, task->overlap, task->samples + (begin + b) * task->many * each,
+                   task->many, task->ints);
+            memcpy(task->after + behind, signal + task->many, task->overlap * sizeof(float));
+        }
+        for (Py_ssize_t first = 0; first < some * task->frames; first += LANES) {
+            const float *from[LANES];
+            float *to[LANES];
             for (int l = 0; l < LANES; l++) {
-                int wanted = first + l < streams * frames;
+                int wanted = first + l < some * task->frames;
                 Py_ssize_t frame = wanted ? first + l : first;
-                from[l] = (const float *)signal.buf + frame / frames * length + frame % frames * hop;
-                to[l] = wanted ? (float *)power.buf + frame * bins : NULL;
+                from[l] = scratch + frame / task->frames * length + frame % task->frames * task->hop;
+                to[l] = wanted ? task->power + (begin * task->frames + frame) * bins : NULL;
             }
             eight(plan, from, to);
         }
-        Py_END_ALLOW_THREADS
-    } else if (plan) {
-        PyErr_Format(PyExc_ValueError, "%zd streams of %zd samples, one frame every %zd: %zd frames do not fit", streams,
-                     length, hop, frames);
     }
-    PyBuffer_Release(&signal);
+}
+
+static PyObject *spectra(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *capsule;
+    Py_buffer context, samples, power, after;
+    Task task = {0};
+    if (!PyArg_ParseTuple(args, "Ony*y*pw*w*", &capsule, &task.streams, &context, &samples, &task.ints, &power, &after))
+        return NULL;
+    const Plan *plan = PyCapsule_GetPointer(capsule, NAME);
+    Py_ssize_t wide = sizeof(float), width = task.ints ? sizeof(int16_t) : sizeof(float);
+    int fits = plan && task.streams > 0;
+    if (fits) {
+        task.overlap = context.len / wide / task.streams;
+        task.many = samples.len / width / task.streams;
+        task.hop = plan->size - task.overlap;
+        task.frames = task.hop > 0 ? task.many / task.hop : 0;
+        fits = task.hop > 0 && task.streams * task.overlap * wide == context.len && context.len == after.len &&
+               task.streams * task.frames * task.hop * width == samples.len &&
+               task.streams * task.frames * (plan->half + 1) * wide == power.len;
+    }
+    float *scratch = NULL;
+    if (fits) {
+        task.together = task.frames ? (64 + task.frames - 1) / task.frames : 1; /* few lanes idle, all within the cache */
+        if (task.together > task.streams) task.together = task.streams;
+        scratch = malloc((task.together * (task.overlap + task.many) + 1) * wide);
+        if (!scratch) PyErr_NoMemory();
+    } else if (plan) {
+        PyErr_Format(PyExc_ValueError,
+                     "%zd streams, windows of %d: %zd bytes of context (%zd after), %zd of samples and %zd of power do "
+                     "not fit each other",
+                     task.streams, plan->size, context.len, after.len, samples.len, power.len);
+    }
+    if (scratch) {
+        task.context = context.buf;
+        task.samples = samples.buf;
+        task.power = power.buf;
+        task.after = after.buf;
+        Py_BEGIN_ALLOW_THREADS
+        done(plan, &task, scratch);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&context);
+    PyBuffer_Release(&samples);
     PyBuffer_Release(&power);
-    if (!fits) return NULL;
+    PyBuffer_Release(&after);
+    if (!scratch) return NULL;
+    free(scratch);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
     {"plan", plan, METH_O, "plan(window)"},
-    {"spectra", spectra, METH_VARARGS, "spectra(plan, signal, streams, hop, power)"},
+    {"spectra", spectra, METH_VARARGS, "spectra(plan, streams, context, samples, ints, power, after)"},
     {NULL, NULL, 0, NULL},
 };
 

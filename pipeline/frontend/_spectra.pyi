@@ -8,8 +8,8 @@ def plan(window: Array) -> Any:
     Raises ValueError: N is not 2 * 2^a * 3^b * 5^c, or above 4096.
     """
 
-def spectra(plan: Any, signal: Array, streams: int, hop: int, power: Array) -> None:
-    """Write `power`, `[streams, t, N // 2 + 1]`: the spectra of t windows of each of `signal`, `[streams, n]`.
+def spectra(plan: Any, streams: int, context: Array, samples: Array, ints: bool, power: Array, after: Array) -> None:
+    """`pipeline.frontend.spectra.Spectra`, of so many streams; ints: samples are int16.
 
-    Raises ValueError: the windows do not lie within the signal.
+    Raises ValueError: the arrays do not fit each other.
     """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.component import Array, Field, State
+from pipeline.component import Array, Field, State, as_float
 
 
 class Identity:
-    """`[B, k, channels]` float32 samples to the same `[B, k, channels]` frames."""
+    """`[B, k, channels]` samples, float32 or int16, to the same `[B, k, channels]` float32 frames."""
 
     block = 1
     hop_samples = 1
@@ -22,7 +22,7 @@ class Identity:
         return {}
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
-        return x, {}
+        return as_float(x), {}
 
     def flush(self, state: State) -> Array:
         return np.empty((0, 0, self.bins), np.float32)

@@ -13,12 +13,9 @@ import numpy as np
 from pipeline.component import Array, Field, State, fresh
 from pipeline.frontend.spectra import COMPILED, spectra
 
-_FRAMES_AT_A_TIME = 160
-"""What they are made of and become stays inside the core's cache, up to windows of 512 samples."""
-
 
 class PowerSpectrum:
-    """`[B, k * hop, 1]` float32 samples in -1..1 to `[B, k, window // 2 + 1]` float32 power.
+    """`[B, k * hop, 1]` samples, float32 in -1..1 or int16, to `[B, k, window // 2 + 1]` float32 power.
 
     Args:
         window_samples: samples under one analysis (also the FFT's length).
@@ -44,17 +41,12 @@ class PowerSpectrum:
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
         batch, samples, _ = x.shape
-        frames, overlap = samples // self.hop_samples, self.window_samples - self.hop_samples
-        power = np.empty((batch, frames, self.bins), np.float32)
-        context = np.empty((batch, overlap), np.float32)
-        # A slice of the batch after the other: rows are independent, so the cut changes no byte.
-        streams = max(1, _FRAMES_AT_A_TIME // max(1, frames))
-        for b in range(0, batch, streams):
-            some = slice(b, b + streams)
-            signal = np.concatenate([state["context"][some], x[some, :, 0]], axis=1, dtype=np.float32)
-            context[some] = signal[:, samples:]
-            self._spectra(signal, self.hop_samples, power[some])
-        return power, {"context": context}
+        power = np.empty((batch, samples // self.hop_samples, self.bins), np.float32)
+        after = np.empty((batch, self.window_samples - self.hop_samples), np.float32)
+        context = np.ascontiguousarray(state["context"], np.float32)
+        signal = np.ascontiguousarray(x, np.int16 if x.dtype == np.int16 else np.float32)
+        self._spectra(context, signal.reshape(batch, samples), power, after)
+        return power, {"context": after}
 
     def flush(self, state: State) -> Array:
         """Nothing: a frame is complete with its last sample, so none is ever held back."""

@@ -7,10 +7,12 @@ installed, if there is a C compiler. The two ways differ in last bits; each is e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from pipeline.component import Array
+from pipeline.component import Array, as_float
 
 try:
     from pipeline.frontend import _spectra
@@ -19,9 +21,11 @@ except ImportError:  # no compiler, where this was installed
 
 COMPILED = _spectra is not None
 
-Spectra = Callable[[Array, int, Array], None]
-"""`(signal, hop, power)`: the spectra of windows of `signal` `[b, n]`, one every `hop` samples, to `power` `[b, t, F]`.
-Both are float32 and contiguous."""
+Spectra = Callable[[Array, Array, Array, Array], None]
+"""`(context, samples, power, after)`: the spectra of all windows of signals to `power` `[b, t, F]`.
+
+`context` `[b, N - hop]` lies behind them, `samples` `[b, t * hop]`, int16 or float32, come; what then lies behind them
+goes to `after`. All others are float32, and all are contiguous."""
 
 _ROWS_AT_A_TIME = 160
 """Windows in one of scipy's transforms: of 512 points, the fastest number measured."""
@@ -35,22 +39,35 @@ def spectra(window: Array, *, compiled: bool = COMPILED) -> Spectra:
         except ValueError:
             pass  # an odd length, a factor of 7: scipy takes any
         else:
-            return lambda signal, hop, power: _spectra.spectra(plan, signal, len(signal), hop, power)
+            return partial(_by_plan, plan)
     return _by_scipy(window)
+
+
+def _by_plan(plan: Any, context: Array, samples: Array, power: Array, after: Array) -> None:
+    if len(context):
+        _spectra.spectra(plan, len(context), context, samples, samples.dtype == np.int16, power, after)
 
 
 def _by_scipy(window: Array) -> Spectra:
     import scipy.fft
 
-    def write(signal: Array, hop: int, power: Array) -> None:
-        stream, sample = signal.strides
-        for t in range(0, power.shape[1], _ROWS_AT_A_TIME):
-            some = power[:, t : t + _ROWS_AT_A_TIME]
-            # All windows of all streams, which overlap, not copied. (sliding_window_view: 9 us, this: half of one.)
-            shape, strides = (*some.shape[:2], len(window)), (stream, hop * sample, sample)
-            windows = np.ndarray(shape, np.float32, signal, t * hop * sample, strides)
-            parts = scipy.fft.rfft(windows * window, axis=-1, overwrite_x=True).view(np.float32)
-            np.multiply(parts, parts, out=parts)
-            np.add(parts[..., 0::2], parts[..., 1::2], out=some)
+    def write(context: Array, samples: Array, power: Array, after: Array) -> None:
+        batch, frames, _ = power.shape
+        hop = len(window) - context.shape[1]
+        # A slice of the batch after the other stays inside the core's cache. Rows are independent: no byte changes.
+        streams = max(1, _ROWS_AT_A_TIME // max(1, frames))
+        for b in range(0, batch, streams):
+            some = slice(b, b + streams)
+            signal = np.concatenate([context[some], as_float(samples[some])], axis=1)
+            after[some] = signal[:, samples.shape[1] :]
+            stream, sample = signal.strides
+            for t in range(0, frames, _ROWS_AT_A_TIME):
+                now = power[some, t : t + _ROWS_AT_A_TIME]
+                # All windows, which overlap, not copied. (sliding_window_view: 9 us, this: half of one.)
+                shape, strides = (*now.shape[:2], len(window)), (stream, hop * sample, sample)
+                windows = np.ndarray(shape, np.float32, signal, t * hop * sample, strides)
+                parts = scipy.fft.rfft(windows * window, axis=-1, overwrite_x=True).view(np.float32)
+                np.multiply(parts, parts, out=parts)
+                np.add(parts[..., 0::2], parts[..., 1::2], out=now)
 
     return write

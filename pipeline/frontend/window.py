@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.component import Array, Field, State, fresh
+from pipeline.component import Array, Field, State, as_float, fresh
 
 
 class Window:
-    """`[B, k * hop, channels]` float32 samples to `[B, k, window * channels]` float32 frames.
+    """`[B, k * hop, channels]` samples, float32 or int16, to `[B, k, window * channels]` float32 frames.
 
     The channels of a sample lie together.
 
@@ -36,6 +36,7 @@ class Window:
         return fresh(self.fields, batch)
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
+        x = as_float(x)
         batch, samples, _ = x.shape
         frames = samples // self.block
         if self._overlap == 0:  # frames lie behind each other

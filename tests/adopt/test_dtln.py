@@ -19,8 +19,8 @@ from pipeline.adopt.build import adopt
 from pipeline.adopt.merge import dft, merge
 from pipeline.adopt.recipe import locate, read_recipe
 from pipeline.audio import read
-from pipeline.bundle import Bundle, as_float, from_bytes
-from pipeline.component import Array
+from pipeline.bundle import Bundle, from_bytes
+from pipeline.component import Array, as_float
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.frontend.window import Window
 from pipeline.manifest import InputSpec, Manifest, ModelSpec, OverlapAddHead, StateSpec, WindowFrontend

@@ -9,7 +9,8 @@ import onnxruntime as ort
 import pytest
 
 from pipeline.audio import read
-from pipeline.bundle import Bundle, as_float
+from pipeline.bundle import Bundle
+from pipeline.component import as_float
 from pipeline.consumer import Consumer
 from pipeline.manifest import InputSpec
 from pipeline.offline import run

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bundle import Bundle, as_float, load
+from pipeline.bundle import Bundle, load
+from pipeline.component import as_float
 from pipeline.offline import run
 from pipeline.verify import verify
 
