@@ -256,6 +256,7 @@ static void done(const Plan *plan, const Task *task, float *scratch)
 {
     Py_ssize_t length = task->overlap + task->many, bins = plan->half + 1;
     Py_ssize_t each = task->ints ? sizeof(int16_t) : sizeof(float);
+    if (length == 0) return; /* nothing of any stream, be they ever so many */
     for (Py_ssize_t begin = 0; begin < task->streams; begin += task->together) {
         Py_ssize_t some = task->streams - begin < task->together ? task->streams - begin : task->together;
         for (Py_ssize_t b = 0; b < some; b++) {

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.frontend.spectra import COMPILED
+
 ROOT = Path(__file__).parents[2]
 
 LAYERS = [  # from what knows everything to what knows nothing; a module may import from its own line and below
@@ -154,6 +156,14 @@ def test_who_only_pushes_or_reads_loads_no_library_of_models(name: str) -> None:
     script = f"import sys, pipeline\npipeline.{name}\nprint(sorted({{'onnxruntime', 'scipy'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(not COMPILED, reason="the compiled spectra were not built: no C compiler where installed")
+def test_a_worker_does_not_load_scipy() -> None:
+    """A third of its start, and only the spectra would need it."""
+    script = "import sys, pipeline.worker\npipeline.worker.load('digits')\nprint('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_nothing_else_at_the_top() -> None:

@@ -99,7 +99,7 @@ class Match:
         finally:
             pusher.close()
         took_s = time.time() - began_s
-        for n in sample:
+        for n in sample if self.subject.compared else ():
             entries = reading.kept[load_.name(n).encode()]
             whole_signal = load_.signal(ground.recording, n)
             far = self.subject.distance(self._bundle, whole_signal, entries, load_.end)

@@ -35,6 +35,7 @@ class Subject:
 
     Attributes:
         module: the program of a contender that is not us; its results lie in OUT.
+        compared: hold what it yields against the whole run (of this checkout).
         bundle: what ours runs; what the others are compared with.
     """
 
@@ -45,6 +46,7 @@ class Subject:
     core_model: Path | None = None
     partitions: int = 4
     settings: dict[str, object] = field(default_factory=dict)
+    compared: bool = True
 
     @property
     def ours(self) -> bool:
