@@ -24,6 +24,7 @@ from pipeline.broker.retention import trim
 from pipeline.bundle import Bundle, load
 from pipeline.committing import Committer, backoff_s
 from pipeline.errors import BrokerUnavailable, ConfigError
+from pipeline.frontend import COMPILED
 from pipeline.intake import Found, Intake
 from pipeline.lifecycle import Owned, Phase
 from pipeline.logs import logger
@@ -173,6 +174,7 @@ class Worker:
             "started",
             server=server,
             durability=s.durability,
+            compiled_spectra=COMPILED,
             bundle=self.bundle.source,
             fingerprint=self.bundle.fingerprint.hex(),
             partitions=self._topic.partitions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.frontend.identity import Identity
 from pipeline.frontend.power import PowerSpectrum
+from pipeline.frontend.spectra import COMPILED
 from pipeline.frontend.window import Window
 from pipeline.manifest import Manifest, PowerFrontend, WindowFrontend
 
@@ -20,4 +21,4 @@ def build(manifest: Manifest) -> Frontend:
     return Identity(manifest.input.channels)
 
 
-__all__ = ["Frontend", "Identity", "PowerSpectrum", "Window", "build"]
+__all__ = ["COMPILED", "Frontend", "Identity", "PowerSpectrum", "Window", "build"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.frontend.spectra import COMPILED
+from pipeline.frontend import COMPILED
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ import onnxruntime
 import scipy.fft
 
 from pipeline.bundle import load
-from pipeline.frontend.spectra import COMPILED
+from pipeline.frontend import COMPILED
 from pipeline.manifest import METADATA_KEY
 from tests.fft import power
 
