@@ -146,6 +146,9 @@ def test_figures_are_held_against_their_bars() -> None:
         return bar.found(metrics)
 
     assert of("digits", "left-out") == ("88.75 %", True, "digits")
+    for share, alarms, met in ((0.86, 10.0, True), (0.86, 10.5, False), (0.84, 3.0, False)):
+        metrics[report_bars.DETECTOR] = {"scores": {"detected_in_10_db_noise": share, "false_alarms_an_hour": alarms}}
+        assert of("digits-crnn", "detector") == (f"{100 * share:.1f} % at {alarms:.2f}", met, report_bars.DETECTOR)
     assert of("commands", "LSTM") == ("94.90 % (lstm)", False, "commands")
     # The best causal one: not the one that looks ahead.
     assert of("commands", "best causal") == ("98.10 % (crnn)", True, "commands-crnn")
