@@ -166,6 +166,23 @@ def test_a_worker_does_not_load_scipy() -> None:
     assert done.stdout == "False\n"
 
 
+def test_nothing_is_imported_in_the_midst_of_a_stream() -> None:
+    """What some function of numpy imports when it is first called, streams would wait for."""
+    script = """
+import sys, numpy as np, pipeline.worker
+from pipeline.batcher import Batcher
+bundle = pipeline.load("digits")
+batcher = Batcher(bundle)
+rows = np.repeat(batcher.layout.blank[None], 3)
+before = set(sys.modules)
+for end in (False, False, True):
+    batcher.run(rows, [np.full((500 + n, 1), 99, np.int16) for n in range(3)], np.array([end] * 3))
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_nothing_else_at_the_top() -> None:
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False)
     if listed.returncode:
