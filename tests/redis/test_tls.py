@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -179,6 +180,18 @@ def test_all_of_it_over_tls(tls: Tls) -> None:
             ]
             assert len(others) >= 3
     assert_exact(bundle, signals, found)
+
+
+@pytest.mark.parametrize("url", ["redis://localhost:1", "unix:///nowhere", "rediss://localhost:1"])
+def test_who_names_no_certificate_waits_for_none_to_be_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system's hundreds of authorities take 30 ms to be read, and every client of every process would."""
+
+    def read(*_: object) -> None:
+        raise AssertionError("the system's authorities were read")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", read)
+    connect(url).close()
+    asyncio.run(connect_async(url).aclose())
 
 
 def test_passwords_are_not_shown() -> None:
