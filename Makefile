@@ -108,8 +108,10 @@ $(BIN)/python:
 
 $(VENV)/.runtime: pyproject.toml $(COMPILED:=.c) | $(BIN)/python
 	@echo "installing the runtime into $(VENV) ..."
+	@rm -f $(COMPILED).*so
 	@$(PIP) install -qq -e .
-	@ls $(COMPILED).*so >/dev/null 2>&1 || echo "no C compiler: spectra are scipy's, and slower; all else is the same"
+	@ls $(COMPILED).*so >/dev/null 2>&1 || echo "spectra were not compiled (that takes gcc 12 or clang, and Python's" \
+	    "headers): they are scipy's, a little slower, and the last bits of scores are others than where they were"
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml tests/adopt/wheels.txt $(VENV)/.runtime

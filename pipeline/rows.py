@@ -91,13 +91,12 @@ class Rows:
             streams.append(owned.task.take(entries))
             more = len(read_entries) == count == len(entries)
             upto.append(entries[-1][0] if more else owned.offset)
-        size_bytes = sum(owned.task.size_bytes for owned in late)
         self.load(late, streams)
         for owned in late:
             owned.task.leave_out_known(self._belt, owned.corrupt)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in late], self._belt, self._batcher)
-        self._intake.size(found, size_bytes, time.monotonic() - began_s)
+        self._intake.size(found, time.monotonic() - began_s)
         effects = [(o, o.task.replayed(to, o.offset, self._belt)) for o, to in zip(late, upto, strict=True)]
         self._committer.commit(ownership, effects)
         for owned, made in effects:

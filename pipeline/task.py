@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -100,12 +100,6 @@ class Task:
         if entries:
             self._offset = entries[-1][0]
         return list(dict.fromkeys([chunk.stream for chunk in self.chunks]))
-
-    @property
-    def size_bytes(self) -> int:
-        """What the batch was read of, about."""
-        rejected = sum(sum(map(len, chain(*rejection.fields.items()))) for rejection in self._rejections)
-        return sum([chunk.samples.nbytes for chunk in self.chunks]) + rejected
 
     def effects(self, belt: Belt) -> Effects:
         """What the batch changed, once `run` has been over it. Of several tasks at once: the module's `effects`."""

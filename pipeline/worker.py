@@ -263,7 +263,7 @@ class Worker:
         self._rows.load(work, streams)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in work], self._belt, self._batcher)
-        self._intake.size(found, sum(owned.task.size_bytes for owned in work), time.monotonic() - began_s)
+        self._intake.size(found, time.monotonic() - began_s)
         self._committer.settle(ownership)  # the batch before this one; what it lost was lost to this one as well
         # One whose commit is still in doubt is out of time: its lease ends, or the worker does.
         work = [o for o in work if ownership.owned.get(o.partition) is o and o.phase is Phase.RUNNING]

@@ -82,8 +82,13 @@ static PyObject *plan(PyObject *Py_UNUSED(module), PyObject *window)
     Py_buffer given;
     if (PyObject_GetBuffer(window, &given, PyBUF_SIMPLE)) return NULL;
     Py_ssize_t size = given.len / (Py_ssize_t)sizeof(float);
-    Plan *made = size >= 2 && size <= LONGEST && size % 2 == 0 ? calloc(1, sizeof(Plan)) : NULL;
-    if (made) {
+    Plan *made = NULL;
+    if (size >= 2 && size <= LONGEST && size % 2 == 0) {
+        made = calloc(1, sizeof(Plan));
+        if (!made) { /* no ValueError: that would mean scipy, and other bits */
+            PyBuffer_Release(&given);
+            return PyErr_NoMemory();
+        }
         made->size = (int)size;
         made->half = (int)size / 2;
         if (factored(made)) {

@@ -41,6 +41,8 @@ class PowerSpectrum:
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
         batch, samples, _ = x.shape
+        if samples % self.hop_samples:
+            raise ValueError(f"{samples} samples a stream: expected whole hops of {self.hop_samples}")
         power = np.empty((batch, samples // self.hop_samples, self.bins), np.float32)
         after = np.empty((batch, self.window_samples - self.hop_samples), np.float32)
         context = np.ascontiguousarray(state["context"], np.float32)

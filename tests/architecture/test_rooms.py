@@ -158,7 +158,7 @@ def test_who_only_pushes_or_reads_loads_no_library_of_models(name: str) -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.skipif(not COMPILED, reason="the compiled spectra were not built: no C compiler where installed")
+@pytest.mark.skipif(not COMPILED, reason="the spectra were not compiled where this was installed")
 def test_a_worker_does_not_load_scipy() -> None:
     """A third of its start, and only the spectra would need it."""
     script = "import sys, pipeline.worker\npipeline.worker.load('digits')\nprint('scipy' in sys.modules)"

@@ -10,11 +10,14 @@ import redis
 
 from pipeline import intake
 from pipeline.batcher import Batcher
+from pipeline.broker.connection import connect
 from pipeline.broker.entries import Raw, fields_of
 from pipeline.broker.keys import Keys, log_key
 from pipeline.component import Array
 from pipeline.consumer import Consumer
+from pipeline.logs import logger
 from pipeline.output import Output
+from pipeline.settings import load_settings
 from tests import zoo
 from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
 
@@ -66,6 +69,16 @@ def test_a_read_too_large_for_memory_is_followed_by_smaller_ones(url: str, monke
     large = [size for size in sizes if size]
     assert large[0] == 64 * 2400
     assert max(large[1:]) <= 20_000
+
+
+def test_a_read_is_as_large_as_all_that_was_read() -> None:
+    """Also what no chunk holds: inputs given to a bundle that takes none, entries that are rejected, their names."""
+    for name in (b"data", b"given", b"nonsense"):
+        large = [b"stream", b"a", b"seq", b"0", b"data", b"", name, bytes(8 << 20)]
+        for flat in (large, [bytes(8 << 20), b""]):
+            reads = intake.Intake(connect("redis://localhost:1"), load_settings(read_entries=64), logger())
+            reads.size({0: [(b"1-0", flat)] * 64}, 0.001)
+            assert reads.entries <= 8
 
 
 def test_a_full_server_is_waited_for_and_trimmed(url: str, redis_client: redis.Redis) -> None:

@@ -24,7 +24,7 @@ LENGTHS = sorted(
     n for n in {2 * 2**a * 3**b * 5**c for a in range(11) for b in range(7) for c in range(5)} if n <= 4096
 )
 
-compiled = pytest.mark.skipif(not COMPILED, reason="the compiled spectra were not built: no C compiler where installed")
+compiled = pytest.mark.skipif(not COMPILED, reason="the spectra were not compiled where this was installed")
 
 
 def noise(*shape: int, seed: int = 0) -> Array:
@@ -97,6 +97,13 @@ def test_int16_is_the_float_that_it_stands_for(by: bool, frames: int, streams: i
     ints, floats = frontend.step(samples, state), frontend.step(as_float(samples), state)
     assert ints[0].tobytes() == floats[0].tobytes()
     assert ints[1]["context"].tobytes() == floats[1]["context"].tobytes()
+
+
+@pytest.mark.parametrize("by", [pytest.param(True, marks=compiled), False], ids=["compiled", "scipy"])
+def test_samples_that_are_no_whole_hops_are_refused(by: bool) -> None:
+    frontend = PowerSpectrum(100, 60, compiled=by)
+    with pytest.raises(ValueError, match="121 samples a stream: expected whole hops of 60"):
+        frontend.step(noise(1, 121, 1), frontend.initial_state(1))
 
 
 @compiled
