@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,9 @@ from pipeline.regular import kind
 SHIPPED = Path(__file__).parent / "bundles"
 MAX_BUNDLE_BYTES = 512 << 20
 """128 million weights of float32. A file is read whole, and onnxruntime holds several times as much while it loads."""
+
+_PROBE_BLOCKS = 32
+"""A third to a whole second of audio: thousands of sums, each of which may be off by a bit where another adds up."""
 
 
 class Forward(NamedTuple):
@@ -82,6 +86,19 @@ class Bundle:
         last = self.head.flush(after)
         joined_events = Events(*(np.concatenate(columns) for columns in zip(events, last, strict=True)))
         return Forward(joined_events, scores[0], None)
+
+    def arithmetic(self) -> str:
+        """What this machine makes of the bundle, to the last bit: eight hex digits of the scores of a fixed signal.
+
+        Where two machines differ in it (another instruction set, another onnxruntime, spectra that were compiled here
+        and not there), so do the last bits of what a stream yields on them.
+        """
+        spec = self.manifest.input
+        count = _PROBE_BLOCKS * self.frontend.block * self.model.block
+        noise = np.random.RandomState(0).randint(-8192, 8192, (count, spec.channels)).astype(np.int16)
+        found = self.forward(noise if spec.sample_type == "int16" else as_float(noise))
+        values = found.scores if found.samples is None else found.samples
+        return f"{zlib.crc32(values.tobytes()):08x}"
 
 
 def load(bundle: str | Path) -> Bundle:

@@ -31,6 +31,7 @@ class Ownership:
 
     Args:
         partitions: of the topic.
+        fingerprint, arithmetic: of the bundle, and of what this machine makes of it (`members.Member`).
         counts: where `dropped_partitions` are counted.
         make_task: a fresh task for a partition.
         forget: called with a partition that is held no longer; returns how many rows it had on the belt.
@@ -47,6 +48,7 @@ class Ownership:
         partitions: int,
         lease_ms: int,
         fingerprint: str,
+        arithmetic: str,
         counts: Counter[str],
         make_task: Callable[[int], Task],
         forget: Callable[[int], int],
@@ -57,11 +59,13 @@ class Ownership:
         self._client = client
         self._keys = [Keys(topic, group, partition) for partition in range(partitions)]
         self._topic, self._group, self._owner = topic, group, owner
-        self._lease_ms, self._fingerprint, self._counts = lease_ms, fingerprint, counts
+        self._lease_ms, self._counts = lease_ms, counts
+        self._fingerprint, self._arithmetic = fingerprint, arithmetic
         self._make_task, self._forget, self._catch_up = make_task, forget, catch_up
         self._log = logger(topic=topic, group=group, owner=owner)
         self._next_beat_s = 0.0
         self._unreleased: list[Lease] = []
+        self._unlike: set[str] = set()
 
     def introduce(self, pause: Callable[[float], bool]) -> None:
         """Join the group; `pause` waits for so many seconds and says whether to go on.
@@ -164,7 +168,7 @@ class Ownership:
         self._leave()
 
     def _join(self) -> list[Member]:
-        me = Member(self._owner, len(self.owned), self._fingerprint)
+        me = Member(self._owner, len(self.owned), self._fingerprint, self._arithmetic)
         return members.join(self._client, self._topic, self._group, me, self._lease_ms)
 
     def _leave(self) -> None:
@@ -174,6 +178,7 @@ class Ownership:
         """Give back, or take. True where this worker still holds less than its share."""
         living = self._join()
         self._give_way(self._strangers(living))
+        self._compare(living)
         held = {m.owner: m.held for m in living if m.fingerprint == self._fingerprint}
         held[self._owner] = len(self.owned)
         self.share = shares(held, len(self._keys))[self._owner]
@@ -193,6 +198,21 @@ class Ownership:
         working = [(m.held, m.owner) for m in strangers if m.held]
         if working and (len(self.owned), self._owner) < max(working):
             raise self._refusal(max(strangers, key=lambda m: (m.held, m.owner)))
+
+    def _compare(self, living: Sequence[Member]) -> None:
+        """Tell of those that compute a little differently, each once: a stream that moves between them and this worker
+        is right, but its last bits are neither's alone."""
+        unlike = {member.owner: member for member in living if member.arithmetic != self._arithmetic}
+        for owner in unlike.keys() - self._unlike:
+            self._log.warning(
+                "mixed_arithmetic",
+                worker=owner,
+                theirs=unlike[owner].arithmetic,
+                ours=self._arithmetic,
+                hint="streams that move between the two differ in last bits from a run on either: give workers of "
+                "a group the same kind of processor, onnxruntime and installation (started: compiled_spectra)",
+            )
+        self._unlike = set(unlike)
 
     def _refusal(self, other: Member) -> ConfigError:
         return ConfigError(

@@ -73,6 +73,7 @@ class Worker:
         self.bundle = bundle or load(settings.bundle)
         self.counts: Counter[str] = Counter()
         self.owner = leases.new_owner()
+        self._arithmetic = self.bundle.arithmetic()
         self._batcher = Batcher(self.bundle, max_batch=settings.max_batch)
         rows = settings.belt_rows or _belt_rows(self._batcher.layout.row_bytes, settings.read_entries)
         self._belt = Belt(self._batcher.layout, rows)
@@ -177,6 +178,7 @@ class Worker:
             compiled_spectra=COMPILED,
             bundle=self.bundle.source,
             fingerprint=self.bundle.fingerprint.hex(),
+            arithmetic=self._arithmetic,
             partitions=self._topic.partitions,
             row_bytes=self._belt.layout.row_bytes,
         )
@@ -193,6 +195,7 @@ class Worker:
             partitions=self._topic.partitions,
             lease_ms=s.lease_ms,
             fingerprint=self.bundle.fingerprint.hex(),
+            arithmetic=self._arithmetic,
             counts=self.counts,
             make_task=self._make_task,
             forget=self._belt.drop_partition,

@@ -16,11 +16,16 @@ from pipeline.broker.keys import workers_key
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker that lives: how many partitions it holds, and the fingerprint (hex) of the bundle that it runs."""
+    """A worker that lives.
+
+    held: how many partitions it has. fingerprint: of the bundle that it runs, hex. arithmetic: what its machine makes
+    of that (`Bundle.arithmetic`).
+    """
 
     owner: str
     held: int
     fingerprint: str
+    arithmetic: str
 
 
 def join(client: redis.Redis, topic: str, group: str, me: Member, ttl_ms: int) -> list[Member]:
@@ -29,7 +34,7 @@ def join(client: redis.Redis, topic: str, group: str, me: Member, ttl_ms: int) -
     Raises:
         BrokerUnavailable: no answer; call again.
     """
-    facts = f"{me.held} {me.fingerprint}"
+    facts = f"{me.held} {me.fingerprint} {me.arithmetic}"
     flat = call(client, "sb_join", [workers_key(topic, group)], [me.owner, ttl_ms, facts])
     return [_member(owner, said) for owner, said in zip(flat[::2], flat[1::2], strict=True)]
 
@@ -62,5 +67,5 @@ def look(client: redis.Redis, topic: str, group: str) -> list[Member]:
 
 
 def _member(owner: bytes, said: bytes) -> Member:
-    held, _, fingerprint = said.decode(errors="replace").partition(" ")
-    return Member(owner.decode(errors="replace"), int(held) if held.isdigit() else 0, fingerprint)
+    held, fingerprint, arithmetic, *_ = [*said.decode(errors="replace").split(" "), "", ""]
+    return Member(owner.decode(errors="replace"), int(held) if held.isdigit() else 0, fingerprint, arithmetic)

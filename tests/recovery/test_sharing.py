@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -22,9 +23,11 @@ from pipeline.broker import members
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys, workers_key
 from pipeline.broker.members import Member
-from pipeline.bundle import from_bytes
+from pipeline.bundle import SHIPPED, from_bytes, load
 from pipeline.consumer import Consumer
 from pipeline.errors import ConfigError
+from pipeline.frontend import PowerSpectrum
+from pipeline.frontend.spectra import COMPILED
 from pipeline.settings import load_settings
 from pipeline.worker import Worker
 from tests import zoo
@@ -169,11 +172,29 @@ def test_one_that_wakes_to_find_another_bundle_at_work_goes(
             assert leases(redis_client) == before
 
 
+@pytest.mark.skipif(not COMPILED, reason="the spectra were not compiled where this was installed")
+def test_workers_whose_last_bits_differ_tell_each_other(url: str, redis_client: redis.Redis, tmp_path: Path) -> None:
+    bundle = load("digits")
+    by_scipy = replace(bundle, frontend=PowerSpectrum(256, 160, compiled=False))
+    with WorkerProcess(url, SHIPPED / "digits.onnx", tmp_path, **SETTINGS) as first:
+        until(settles(redis_client, [8]), "it has all")
+        with worker(url, bundle, **SETTINGS):
+            first.wait_for("gave_back")
+        assert "mixed_arithmetic" not in first.log.read_text()
+        with worker(url, by_scipy, **SETTINGS) as unlike:
+            first.wait_for("mixed_arithmetic")
+            until(lambda: len(unlike.owned) == PARTITIONS // 2, "its share, by some more beats")
+        told = [line for line in first.events() if line["event"] == "mixed_arithmetic"]
+    assert [(t["worker"], t["theirs"], t["ours"]) for t in told] == [
+        (unlike.owner, by_scipy.arithmetic(), bundle.arithmetic())
+    ]
+
+
 def test_a_look_at_who_lives_changes_nothing(redis_client: redis.Redis) -> None:
     key = workers_key("calls", "digits")
-    members.join(redis_client, "calls", "digits", Member("a", 0, "one"), 60_000)
+    members.join(redis_client, "calls", "digits", Member("a", 0, "one", "00"), 60_000)
     assert [m.owner for m in members.look(redis_client, "calls", "digits")] == ["a"]
-    members.join(redis_client, "calls", "digits", Member("b", 0, "two"), 1)
+    members.join(redis_client, "calls", "digits", Member("b", 0, "two", "00"), 1)
     until(lambda: [m.owner for m in members.look(redis_client, "calls", "digits")] == ["a"], "b's time to end")
     assert redis_client.hlen(key) == 2
 

@@ -11,10 +11,10 @@ from tests.harness import until
 
 
 def test_all_that_live_are_told_and_who_leaves_is_not(client: redis.Redis) -> None:
-    a, b = Member("host-1-a", 3, "f0"), Member("host-2-b", 0, "f1")
+    a, b = Member("host-1-a", 3, "f0", "00"), Member("host-2-b", 0, "f1", "00")
     assert join(client, "calls", "digits", a, 60_000) == [a]
     assert join(client, "calls", "digits", b, 60_000) == [b, a]
-    again = Member("host-1-a", 2, "f0")
+    again = Member("host-1-a", 2, "f0", "00")
     assert join(client, "calls", "digits", again, 60_000) == [again, b]
     assert join(client, "calls", "other", b, 60_000) == [b]
     leave(client, "calls", "digits", "host-2-b")
@@ -24,7 +24,7 @@ def test_all_that_live_are_told_and_who_leaves_is_not(client: redis.Redis) -> No
 
 def test_who_is_silent_is_forgotten_and_the_register_with_the_last(client: redis.Redis) -> None:
     key = workers_key("calls", "digits")
-    dying, living = Member("dying", 1, "f"), Member("living", 1, "f")
+    dying, living = Member("dying", 1, "f", "00"), Member("living", 1, "f", "00")
     join(client, "calls", "digits", dying, 50)
     join(client, "calls", "digits", living, 60_000)
     until(lambda: join(client, "calls", "digits", living, 60_000) == [living], "the silent one is forgotten")
@@ -37,7 +37,7 @@ def test_who_is_silent_is_forgotten_and_the_register_with_the_last(client: redis
 
 def test_what_is_no_register_entry_is_cleared(client: redis.Redis) -> None:
     client.hset(workers_key("calls", "digits"), "odd", "not a time")
-    me = Member("me", 0, "f")
+    me = Member("me", 0, "f", "00")
     assert join(client, "calls", "digits", me, 60_000) == [me]
     assert client.hkeys(workers_key("calls", "digits")) == [b"me"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,14 @@ def refused(model: bytes, *words: str) -> None:
     assert str(raised.value).startswith("here.onnx: ")
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+def test_what_a_machine_makes_of_a_bundle_is_always_the_same_and_seldom_anothers(name: str) -> None:
+    made = zoo.bundle(name).arithmetic()
+    assert re.fullmatch("[0-9a-f]{8}", made)
+    assert from_bytes(zoo.ZOO[name](), "again").arithmetic() == made
+    assert zoo.bundle("sensor" if name == "audio" else "audio").arithmetic() != made
 
 
 def sensor(**model: object) -> bytes:
