@@ -21,7 +21,7 @@ from pipeline.broker.keys import comes_before
 from pipeline.broker.reader import read
 from pipeline.committing import Committer
 from pipeline.errors import RowCorrupt
-from pipeline.intake import Intake
+from pipeline.intake import Intake, size_of
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
 from pipeline.settings import Settings
@@ -82,7 +82,7 @@ class Rows:
         """
         count = self._intake.count(len(ownership.owned))
         found = read(self._client, self._topic, {o.partition: o.behind for o in late}, count, 0)
-        streams, upto = [], []
+        size_bytes, streams, upto = size_of(found), [], []
         for owned in late:
             if owned.phase is Phase.GRANTED:
                 owned.to(Phase.RUNNING)
@@ -96,7 +96,7 @@ class Rows:
             owned.task.leave_out_known(self._belt, owned.corrupt)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in late], self._belt, self._batcher)
-        self._intake.size(found, time.monotonic() - began_s)
+        self._intake.size(found, size_bytes, time.monotonic() - began_s)
         effects = [(o, o.task.replayed(to, o.offset, self._belt)) for o, to in zip(late, upto, strict=True)]
         self._committer.commit(ownership, effects)
         for owned, made in effects:

@@ -77,7 +77,8 @@ def test_a_read_is_as_large_as_all_that_was_read() -> None:
         large = [b"stream", b"a", b"seq", b"0", b"data", b"", name, bytes(8 << 20)]
         for flat in (large, [bytes(8 << 20), b""]):
             reads = intake.Intake(connect("redis://localhost:1"), load_settings(read_entries=64), logger())
-            reads.size({0: [(b"1-0", flat)] * 64}, 0.001)
+            found = {0: [(b"1-0", flat)] * 64}
+            reads.size(found, intake.size_of(found), 0.001)
             assert reads.entries <= 8
 
 
