@@ -46,13 +46,17 @@ def trained(task: str, fold: str, folder: Path, settings: dict[str, str]) -> Non
 def results(
     task: str, folds: list[str], run: str, bundle: str, settings: dict[str, str]
 ) -> tuple[Task[Any], dict[str, dict[str, Any]]]:
-    """What the task says of each fold's bundle (one named "" without folds), with the seconds its training took."""
+    """What the task says of each fold's bundle (one named "" without folds), with the seconds its training took.
+
+    Raises ConfigError: a run that left out somebody else than the fold, whom it has learnt from.
+    """
     made = find(task).task(find(task).RECIPE)
     if bundle:
         return made, {"": made.evaluate(load(bundle))}
     if made.bundles:
         return made, {name: made.evaluate(load(name)) for name in made.bundles}
-    every = folds or list(made.folds) or [""]
+    one = bool(run) and "{}" not in run
+    every = folds or ([""] if one else list(made.folds)) or [""]
     found = {}
     for fold in tqdm(every, desc="folds", unit="fold", disable=len(every) == 1):
         name = run.replace("{}", fold) if run else f"{task}-without-{fold}" if fold else task
@@ -60,9 +64,15 @@ def results(
         if fold and len(folders) == 1:
             trained(task, fold, folders[0], {})
         made, opened = bundle_of(task, name, settings)
-        found[fold] = {**made.evaluate(opened), **_training(folders), "bundle_bytes": opened.size_bytes}
-        told = ", ".join(f"{k} {v:.4g}" for k, v in made.summary({fold: found[fold]}).items())
-        tqdm.write(f"{fold or task}: {told}")
+        left_out = made.recipe.leave_out
+        if fold not in ("", left_out):
+            raise ConfigError(
+                f"run {name} left out {left_out or 'nobody'}, not {fold}: name the folds' runs with {{}} in the fold's "
+                "place, or ask for its own alone (no --fold)"
+            )
+        found[left_out] = {**made.evaluate(opened), **_training(folders), "bundle_bytes": opened.size_bytes}
+        told = ", ".join(f"{k} {v:.4g}" for k, v in made.summary({left_out: found[left_out]}).items())
+        tqdm.write(f"{left_out or task}: {told}")
     return made, found
 
 

@@ -8,8 +8,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 pytest.importorskip("librosa", reason="librosa is not installed (pip install -e '.[training]')")
 
 from pipeline.errors import ConfigError  # noqa: E402
-from training import export  # noqa: E402
+from training import data, evaluate, export  # noqa: E402
 from training.fit import fit  # noqa: E402
+from training.recipes.digits import DigitsTask  # noqa: E402
 from training.task import Task, find, names  # noqa: E402
 from training.train import chosen  # noqa: E402
 
@@ -56,6 +57,19 @@ def test_the_tiny_form_learns_and_is_exported(name, tmp_path):
     told = export.told_of(task, name)
     bundle = export.write(net, told, tmp_path / f"{name}.onnx", task.max_bytes)
     assert bundle.manifest.labels == told.labels
+
+
+def test_a_run_is_evaluated_on_whom_it_left_out(tmp_path, monkeypatch):
+    """A run that is named plainly, for all folds, was once evaluated four times and told as four speakers."""
+    monkeypatch.setattr(data, "RUNS", tmp_path)
+    monkeypatch.setattr(DigitsTask, "evaluate", lambda *_: {"same": True})
+    monkeypatch.setattr(DigitsTask, "summary", lambda *_: {})
+    task = chosen("digits", {"device": "cpu", "passes": "1", "batches": "1"}, tiny=True)
+    fit(task, tmp_path / "mine" / "weights.pt", bar=False)
+    assert list(evaluate.results("digits", [], "mine", "", {})[1]) == [task.recipe.leave_out] == ["jackson"]
+    assert list(evaluate.results("digits", ["jackson"], "mine", "", {})[1]) == ["jackson"]
+    with pytest.raises(ConfigError, match="run mine left out jackson, not george"):
+        evaluate.results("digits", ["george"], "mine", "", {})
 
 
 @pytest.mark.parametrize("name", names())
