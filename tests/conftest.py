@@ -24,8 +24,8 @@ UNTRACED = (
     *("adopt/test_dtln.py", "adopt/test_dtln_redis.py", "adopt/test_silero_redis.py", "redis/test_resume.py"),
     *("redis/test_drop_oldest.py", "redis/test_two_producers.py", "redis/test_remembered.py", "redis/test_replicas.py"),
     *("redis/test_acl.py", "redis/test_exact.py", "redis/test_lease_machine.py", "redis/test_overlap.py"),
-    *("unit/test_verify.py", "unit/test_report.py", "unit/test_recipes.py", "unit/test_training.py"),
-    *("unit/test_together.py", "unit/test_quantise.py", "unit/test_surprise.py"),
+    *("unit/test_verify.py", "unit/test_cli_verify.py", "unit/test_report.py", "unit/test_recipes.py"),
+    *("unit/test_training.py", "unit/test_together.py", "unit/test_quantise.py", "unit/test_surprise.py"),
 )
 """Where the same lines of `pipeline` run very many times. Tracing them would take minutes, to learn what other tests
 show: coverage is what those others reach."""

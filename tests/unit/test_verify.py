@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from pipeline.batcher import Batcher
 from pipeline.belt import Belt, RowLayout
@@ -18,99 +14,15 @@ from pipeline.bundle import Bundle, from_bytes
 from pipeline.component import Array
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.manifest import (
-    GivenSpec,
-    HeadSpec,
-    IdentityFrontend,
-    InputSpec,
-    Manifest,
-    ModelSpec,
-    ScoresHead,
     SegmentsHead,
-    StateSpec,
 )
 from pipeline.output import Output
 from pipeline.verify import CHECKS, Check, conclusion, exactness, subject, verify
 from pipeline.verify.verdict import rounded_up
 from tests import zoo
-from tests.unit.test_cli import recording, statebelt
+from tests.unit.verify_models import DELAYED, FEATURES, SOUND, Node, constant, model, quantised
 
-FEATURES = 3
 EXACT = "Exact: what a stream yields is, byte for byte, what the model yields on the whole signal at once."
-Node = tuple[str, list[str], str, dict[str, Any]]
-
-
-def constant(name: str, value: object, dtype: type = np.float32) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(value, dtype), name)
-
-
-def model(
-    *nodes: Node | onnx.NodeProto,
-    after: str = "last",
-    init: tuple[onnx.TensorProto, ...] = (),
-    head: HeadSpec | None = None,
-    **spec: Any,
-) -> bytes:
-    """A bundle whose `nodes` make `scores` `[B, T, 3]` of `x`, of `before` (x one frame earlier, which the state `past`
-    carries) or of `given` `[B, 3]`; `after` is what the state goes on as, `last` being right."""
-    most = np.iinfo(np.int64).max
-    bounds = {"zero": 0, "one": 1, "minus_one": -1, "minus_two": -2, "end": most, "least": -most}
-    made = [node if isinstance(node, onnx.NodeProto) else
-            helper.make_node(node[0], node[1], [node[2]], **node[3]) for node in nodes]  # fmt: skip
-    given = (
-        [GivenSpec(input="given", shape=(1, 3), batch_axis=0)] if "given" in {i for n in made for i in n.input} else []
-    )
-    inputs = {"x": ["B", "T", FEATURES], "past": ["B", 1, FEATURES]}
-    if given:
-        inputs["given"] = ["B", FEATURES]
-    graph = helper.make_graph(
-        [
-            helper.make_node("Concat", ["past", "x"], ["wide"], axis=1),
-            helper.make_node("Slice", ["wide", "minus_one", "end", "one"], ["last"]),
-            helper.make_node("Slice", ["wide", "zero", "minus_one", "one"], ["before"]),
-            *made,
-            helper.make_node("Identity", [after], ["past_n"]),
-        ],
-        "model",
-        [helper.make_tensor_value_info(name, zoo.FLOAT, shape) for name, shape in inputs.items()],
-        [
-            helper.make_tensor_value_info("scores", zoo.FLOAT, ["B", "T", FEATURES]),
-            helper.make_tensor_value_info("past_n", zoo.FLOAT, ["B", 1, FEATURES]),
-        ],
-        [*(constant(name, [value], np.int64) for name, value in bounds.items()), *init],
-    )
-    manifest = Manifest(
-        task="test verify",
-        labels=("a", "b", "c"),
-        licence="Apache-2.0",
-        provenance=zoo.PROVENANCE,
-        input=InputSpec(sample_rate_hz=100, channels=FEATURES, sample_type="float32"),
-        frontend=IdentityFrontend(),
-        model=ModelSpec(
-            input="x", output="scores", features=FEATURES, classes=FEATURES, given=tuple(given),
-            states=(StateSpec(input="past", output="past_n", shape=(1, 1, FEATURES), batch_axis=0),), **spec,
-        ),
-        head=head or ScoresHead(),
-    )  # fmt: skip
-    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return zoo.with_manifest(whole, manifest)
-
-
-SOUND: Node = ("Sub", ["x", "before"], "scores", {})
-
-
-def quantised(**spec: Any) -> bytes:
-    """A product of bytes, scaled by the largest sample of the whole call, whatever stream it belongs to."""
-    rng = np.random.default_rng(0)
-    return model(
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero_point"]),
-        ("MatMulInteger", ["q", "weights", "zero_point"], "sums", {}),
-        ("Cast", ["sums"], "floats", {"to": zoo.FLOAT}),
-        ("Mul", ["floats", "scale"], "scaled", {}),
-        ("Mul", ["scaled", "unit"], "products", {}),
-        ("Sub", ["products", "before"], "scores", {}),
-        init=(constant("weights", rng.integers(-100, 100, (FEATURES, FEATURES)), np.int8), constant("unit", 0.01)),
-        **spec,
-    )
 
 
 def found(bundle: bytes | Bundle, **options: Any) -> dict[str, Check]:
@@ -357,25 +269,20 @@ class TestRuntime:
 
 
 class TestLatency:
-    DELAYED = (
-        ("Concat", ["past", "x"], "long", {"axis": 1}),
-        ("Slice", ["long", "zero", "minus_one", "one"], "scores", {}),
-    )
-
     def test_too_small(self) -> None:
         """What no score answers to is the end of every stream."""
-        checks = found(model(*self.DELAYED))
+        checks = found(model(*DELAYED))
         assert wrong(checks) == {}
         assert "the last 1 frames of a signal change no score" in checks["end"].note
         assert checks["end"].note.endswith("Is it 1?")
 
     def test_right(self) -> None:
-        checks = found(model(*self.DELAYED, latency=1))
+        checks = found(model(*DELAYED, latency=1))
         assert wrong(checks) == {}
         assert checks["end"].note == ""
 
     def test_a_tail_may_do_instead(self) -> None:
-        assert found(model(*self.DELAYED, tail_frames=2))["end"].note == ""
+        assert found(model(*DELAYED, tail_frames=2))["end"].note == ""
 
 
 class TestLittleProof:
@@ -451,68 +358,3 @@ def test_exactness_is_told_where_it_is_missing() -> None:
     told = exactness(from_bytes(quantised(tolerance=0.02), "test").manifest)
     assert "is not exact" in told
     assert "by up to 0.02" in told
-
-
-class TestCommand:
-    @pytest.fixture
-    def inexact(self, tmp_path: Path) -> Path:
-        path = tmp_path / "q.onnx"
-        path.write_bytes(quantised())
-        return path
-
-    def test_exact(self) -> None:
-        out, err = statebelt("verify", "digits", "--streams", 4, "--seconds", 1)
-        assert all(name in out for name in CHECKS)
-        assert EXACT in out
-        assert "beyond" not in out + err
-
-    def test_not_exact(self, inexact: Path) -> None:
-        out, _ = statebelt("verify", inexact, "--streams", 4, code=1)
-        assert "beyond tolerance" in out
-        assert "re-adopt with --tolerance" in out
-
-    def test_json_is_a_line_a_check(self, inexact: Path) -> None:
-        out, err = statebelt("verify", inexact, "--json", "--streams", 4, code=1)
-        lines = [json.loads(line) for line in out.splitlines()]
-        assert [line["check"] for line in lines] == list(CHECKS)
-        chunking = lines[1]
-        assert set(chunking) == {
-            *("check", "verdict", "difference", "where", "events_same", "frames", "span", "note"),
-        }
-        assert set(chunking["where"]) == {"what", "stream", "frame", "time_s", "column"}
-        assert chunking["difference"] > 0
-        assert lines[0]["where"] is None
-        assert "re-adopt with --tolerance" in err
-
-    def test_tolerance(self, tmp_path: Path, inexact: Path) -> None:
-        out, _ = statebelt("verify", inexact, "--streams", 4, "--tolerance", 0.5)
-        assert "within tolerance" in out
-        assert "Not exact, but within the tolerance of 0.5" in out
-        (tmp_path / "t.onnx").write_bytes(quantised(tolerance=0.5))
-        out, _ = statebelt("verify", tmp_path / "t.onnx", "--streams", 4)
-        assert "Not exact, but within the tolerance of 0.5" in out
-        statebelt("verify", tmp_path / "t.onnx", "--streams", 4, "--tolerance", 0, code=1)
-
-    def test_a_recording(self, tmp_path: Path) -> None:
-        out, _ = statebelt("verify", "digits", recording(tmp_path / "a.wav", 2.0), "--streams", 4)
-        assert EXACT in out
-
-    def test_notes_are_warnings(self, tmp_path: Path) -> None:
-        (tmp_path / "late.onnx").write_bytes(model(*TestLatency.DELAYED))
-        _, err = statebelt("verify", tmp_path / "late.onnx", "--streams", 4)
-        assert "warning: end: the last 1 frames" in err
-
-    def test_lost_frames_are_no_json_number(self, tmp_path: Path) -> None:
-        lost = model(("Slice", ["x", "zero", "two", "one"], "scores", {}), init=(constant("two", [2], np.int64),))
-        (tmp_path / "lost.onnx").write_bytes(lost)
-        out, _ = statebelt("verify", tmp_path / "lost.onnx", "--json", "--streams", 4, code=1)
-        assert json.loads(out.splitlines()[1])["difference"] is None
-        out, _ = statebelt("verify", tmp_path / "lost.onnx", "--streams", 4, code=1)
-        assert "other lengths" in out
-
-    def test_mistakes(self, tmp_path: Path, inexact: Path) -> None:
-        _, err = statebelt("verify", inexact, recording(tmp_path / "a.wav", 0.5), code=2)
-        assert "1 channel, expected 3" in err
-        _, err = statebelt("verify", inexact, tmp_path / "none.wav", code=2)
-        assert "no such file" in err
-        statebelt("verify", inexact, "--streams", 1, code=2)
