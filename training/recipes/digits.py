@@ -93,7 +93,8 @@ RECIPE = Digits(
     passes=150,
     batches=32,
     streams=16,
-    segment_frames=50,
+    segment_frames=100,
+    batches_a_voice=4,
     learning_rate=4e-3,
     weight_decay=1e-3,
     average=0.9995,
@@ -109,6 +110,8 @@ SIZES = {
         "learning_rate": "3e-3",
         "weight_decay": "1e-2",
         "average": "0.999",
+        "segment_frames": "50",
+        "batches_a_voice": "0",
     }
 }
 TINY = {
