@@ -48,6 +48,18 @@ def test_a_cut(
     assert proxy.happened == {fault.__name__: 1}
 
 
+def test_a_request_that_comes_in_pieces_is_one(proxy: Proxy, client: redis.Redis, redis_client: redis.Redis) -> None:
+    proxy.lose_reply(b"INCR")
+    connection = client.connection_pool.get_connection()
+    connection.send_packed_command([b"*2\r\n$4\r\nINCR\r\n"])
+    with redis.Redis.from_url(proxy.url) as other:
+        assert other.ping()  # so the piece has passed: all go through one thread
+    connection.send_packed_command([b"$1\r\nn\r\n"])
+    with pytest.raises(redis.ConnectionError):
+        connection.read_response()
+    assert redis_client.get("n") == b"1"
+
+
 @pytest.mark.parametrize("which", ["request", "reply"])
 def test_a_delay_holds_one_connection_and_no_other(proxy: Proxy, client: redis.Redis, which: str) -> None:
     proxy.delay(0.5, which, b"INCR")  # type: ignore[arg-type]

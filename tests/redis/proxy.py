@@ -35,17 +35,17 @@ class _Fault(NamedTuple):
     matching: bytes
     seconds: float = 0.0
 
-    def fits(self, to_server: bool, request: bytes) -> bool:
+    def fits(self, to_server: bool, request: bytearray) -> bool:
         return to_server == self.kind.endswith("request") and self.matching in request
 
 
 class _Connection:
-    """Two sockets, what each is still owed, and the last bytes that the client asked with."""
+    """Two sockets, what each is still owed, and what the client has asked since it was last answered."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
         self.owed = {client: bytearray(), server: bytearray()}
-        self.request = b""
+        self.request, self.answered = bytearray(), False
         self.held_until_s = 0.0
 
     def other(self, one: socket.socket) -> socket.socket:
@@ -163,8 +163,11 @@ class Proxy:
         """Owe `data` to the other side. False: the connection ends here."""
         to_server = one is connection.client
         owed = connection.owed[connection.other(one)]
-        if to_server:
-            connection.request = data
+        if to_server:  # a long request comes in pieces, and what it is stands in the first
+            if connection.answered:
+                connection.request.clear()
+            connection.request += data
+        connection.answered = not to_server
         fault = next((f for f in list(self._faults) if f.fits(to_server, connection.request)), None)
         if fault is None:
             owed += data

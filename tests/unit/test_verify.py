@@ -40,7 +40,7 @@ def advice(checks: dict[str, Check], tolerance: float = 0.0) -> str:
     return conclusion(list(checks.values()), tolerance)
 
 
-CALM = {"anomaly8", "digits-crnn"}
+CALM = {"anomaly8", "digits", "digits-crnn"}
 """Whose head has nothing to say of the signal that `verify` makes up: it learns what is usual from any noise, or takes
 none of it for a word."""
 
