@@ -189,7 +189,7 @@ def _check(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
         raise ValueError("ssl_keyfile without ssl_certfile: give both")
     if not (ca_file or ca_path or certificate):
         return
-    # Not the default context: it reads a system's hundreds of authorities, for 50 ms.
+    # Not the default context: it reads a system's hundreds of authorities, for 27 ms.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca_file or ca_path:
         context.load_verify_locations(ca_file, ca_path)
