@@ -130,8 +130,8 @@ class Intake:
 
 
 def size_of(found: Found) -> int:
-    """Bytes of all names and values. To be asked for while these are still in the core's cache, which a model's run
-    empties: then it takes a tenth of the time."""
+    """Bytes of all names and values. To be asked for before a model's run empties the core's cache of them: 0.2 us an
+    entry, else 0.5."""
     return sum([sum(map(len, flat)) for of in found.values() for _, flat in of])
 
 
