@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-COMPILED := pipeline/frontend/_spectra
+COMPILED := pipeline/frontend/_spectra pipeline/broker/_resp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
@@ -98,7 +98,7 @@ worker: setup ## a worker with the shipped bundle
 	@$(BIN)/statebelt worker
 
 clean: ## remove the virtual environment, caches and build output (not runs/, not .statebelt/)
-	rm -rf $(VENV) $(COMPILED).*so build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(COMPILED:=.*so) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -108,10 +108,11 @@ $(BIN)/python:
 
 $(VENV)/.runtime: pyproject.toml $(COMPILED:=.c) | $(BIN)/python
 	@echo "installing the runtime into $(VENV) ..."
-	@rm -f $(COMPILED).*so
+	@rm -f $(COMPILED:=.*so)
 	@$(PIP) install -qq -e .
-	@ls $(COMPILED).*so >/dev/null 2>&1 || echo "spectra were not compiled (that takes gcc 12 or clang, and Python's" \
-	    "headers): they are scipy's, a little slower, and the last bits of scores are others than where they were"
+	@ls $(COMPILED:=.*so) >/dev/null 2>&1 || echo "not all was compiled (that takes gcc 12 or clang, and Python's" \
+	    "headers): it is a little slower, and where spectra are scipy's, the last bits of scores are others than where" \
+	    "they were compiled"
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml tests/adopt/wheels.txt $(VENV)/.runtime

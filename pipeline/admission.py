@@ -49,21 +49,23 @@ def admit(rows: Array, chunks: Sequence[Chunk], layout: RowLayout, policy: Polic
         bool `[n]`: True where the chunk is to be run, False where it is a duplicate.
     """
     n = len(chunks)
-    seq = np.fromiter((chunk.seq for chunk in chunks), np.int64, n)
-    ms = np.fromiter((chunk.ms for chunk in chunks), np.int64, n)
-    end = np.fromiter((chunk.end for chunk in chunks), bool, n)
-    status, idle = rows["status"], ms - rows["last_ms"]
-    if (status == LIVE).all() and (seq == rows["next_seq"]).all() and idle.max(initial=0) <= policy.idle_ms:
-        _advance(rows, slice(None), seq, ms, end)  # as it nearly always is: each stream goes on
+    seqs, times = [chunk.seq for chunk in chunks], [chunk.ms for chunk in chunks]
+    seq, ms = np.array(seqs, np.int64), np.array(times, np.int64)
+    end = np.array([chunk.end for chunk in chunks], bool)
+    # As it nearly always is, each stream goes on. Lists: of a few rows they are compared sooner than arrays.
+    goes_on = rows["status"].tolist() == [LIVE] * n and rows["next_seq"].tolist() == seqs
+    if goes_on and max(times, default=0) - min(rows["last_ms"].tolist(), default=0) <= policy.idle_ms:
+        _advance(rows, slice(None), seq, ms, end)
         return np.ones(n, bool)
+    status, idle = rows["status"], ms - rows["last_ms"]
     expired = (status == LIVE) & (idle > policy.idle_ms)
     known = np.where(expired | ((status == ENDED) & (idle > policy.tombstone_ms)), NEW, status)
     duplicate = (known != NEW) & (seq < rows["next_seq"])
     gap = (known == LIVE) & (seq > rows["next_seq"])
     for i in np.flatnonzero(expired).tolist():
-        chunks[i].notes.append({"kind": "expired", "idle_ms": int(idle[i])})
+        chunks[i].note("expired", idle_ms=int(idle[i]))
     for i in np.flatnonzero(gap).tolist():
-        chunks[i].notes.append({"kind": "gap", "expected_seq": int(rows["next_seq"][i]), "got_seq": int(seq[i])})
+        chunks[i].note("gap", expected_seq=int(rows["next_seq"][i]), got_seq=int(seq[i]))
     take: Array = ~duplicate
     afresh = take & (known != LIVE)
     if policy.on_gap == "restart":

@@ -8,6 +8,8 @@ the streams that still have some. Since step equals forward for any cut, this ch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from pipeline.bundle import Bundle
 from pipeline.component import Array, Component, Field, State, as_float, as_it_came
 from pipeline.head import Events, Forecast
 from pipeline.output import Event, Output
+
+T = TypeVar("T")
 
 
 class Batcher:
@@ -77,49 +81,51 @@ class Batcher:
             chunks: B arrays `[n_i, channels]` of the manifest's sample type, all finite.
             ends: bool `[B]`: the chunk is its stream's last; what is pending is flushed.
         """
-        outputs = [Output([], [], []) for _ in chunks]
-        if not outputs:
-            return outputs
-        signal, start, blocks = self._lay_out(rows, chunks, ends)
-        done = np.zeros(len(rows), np.int64)
-        while len(active := np.flatnonzero(done < blocks)):
-            left = (blocks - done)[active]
-            length = int(left.min())
+        if not chunks:
+            return []
+        return self.run_joined(rows, np.concatenate(chunks), np.fromiter(map(len, chunks), np.int64), ends)
+
+    def run_joined(self, rows: Array, fresh: Array, sizes: Array, ends: Array) -> list[Output]:
+        """`run` of chunks that lie end to end in `fresh` `[sum, channels]`, of `sizes` int64 `[B]`."""
+        outputs = [Output() for _ in range(len(rows))]
+        signal, at, left = self._lay_out(rows, fresh, sizes, ends)
+        while len(active := np.flatnonzero(left)):
+            length = int(left[active].min())
             if self._max_blocks is not None:
                 length = min(length, self._max_blocks)
-            # Evenly: one stream over a full step would take a step of its own, at several times its cost there.
-            for group in np.array_split(active, -(-len(active) // self._max_batch)):
-                at = start[group] + done[group] * self._block_samples
-                x = _excerpts(signal, at, length * self._block_samples)
+            for group in _shared_out(active, self._max_batch):
+                x = _excerpts(signal, at[group], length * self._block_samples)
                 broken = self._step(rows, group, x, outputs)
-                done[group] += length
-                done[broken] = blocks[broken]
+                at[group] += length * self._block_samples
+                left[group] -= length
+                if len(broken):
+                    left[broken] = 0
         if ends.any():
             ended = np.flatnonzero(ends & np.array([not output.broken for output in outputs]))
             for cut in range(0, len(ended), self._max_batch):
                 self._finish(rows, ended[cut : cut + self._max_batch], outputs)
         return outputs
 
-    def _lay_out(self, rows: Array, chunks: Sequence[Array], ends: Array) -> tuple[Array, Array, Array]:
+    def _lay_out(self, rows: Array, fresh: Array, sizes: Array, ends: Array) -> tuple[Array, Array, Array]:
         """All samples end to end `[sum, channels]`, as they came: int16 stays that until a step takes it; each stream's
         start, its whole blocks. Rows get the rest."""
         size = self._block_samples
-        rest, fresh_samples = rows["rest_samples"], np.fromiter(map(len, chunks), np.int64, len(chunks))
-        have = rest + fresh_samples
+        rest = rows["rest_samples"]
+        rows["samples"] += sizes
+        if not (rest.any() or ends.any() or (sizes % size).any()):
+            return fresh, np.cumsum(sizes) - sizes, sizes // size  # whole blocks throughout
+        have = rest + sizes
         # The end of a signal is padded with zeros to a whole block, as its beginning is by the frontend.
         blocks = np.where(ends, -(-(have + self._bundle.head.tail_samples) // size), have // size)
         room = np.maximum(have, blocks * size)
-        start, stop = np.cumsum(room) - room, np.cumsum(fresh_samples)
-        rows["samples"] += fresh_samples
+        start, stop = np.cumsum(room) - room, np.cumsum(sizes)
         left = np.where(ends, 0, have - blocks * size)
-        fresh = np.concatenate(chunks)
-        if not rest.any() and (room == fresh_samples).all() and not left.any():
-            return fresh, start, blocks  # whole blocks throughout
         carried, padding = rows["rest"], room - have
         silence = np.zeros((int(padding.max()), fresh.shape[1]), fresh.dtype)
         parts = []
-        for i, (n, end, pad) in enumerate(zip(rest.tolist(), stop.tolist(), padding.tolist(), strict=True)):
-            parts += [carried[i, :n], fresh[end - len(chunks[i]) : end], silence[:pad]]
+        each = zip(rest.tolist(), sizes.tolist(), stop.tolist(), padding.tolist(), strict=True)
+        for i, (n, count, end, pad) in enumerate(each):
+            parts += [carried[i, :n], fresh[end - count : end], silence[:pad]]
         signal = np.concatenate(parts)
         for i in np.flatnonzero((left > 0) | (rest > 0)).tolist():
             at = int(start[i] + blocks[i] * size)
@@ -158,7 +164,8 @@ class Batcher:
                 chosen = np.flatnonzero(warm_up == skip)
                 sound[chosen] = self._decide_sound(rows, group[chosen], scores[chosen, skip:], sound[chosen], outputs)
         broken: Array = group[~sound]
-        self._break(rows, broken, outputs)
+        if len(broken):
+            self._break(rows, broken, outputs)
         return broken
 
     def _decide_sound(self, rows: Array, group: Array, scores: Array, sound: Array, outputs: list[Output]) -> Array:
@@ -196,11 +203,11 @@ class Batcher:
             self._play(rows, group[sound], made[sound], before["at"][sound], outputs)
         if self._keep_scores:
             chooses = head if isinstance(head, Forecast) and not self._keep_all else None
-            for g, i in enumerate(group.tolist()):
-                if sound[g]:
-                    kept = chooses.published(scores[g], int(before["frames"][g])) if chooses else scores[g]
-                    if len(kept):
-                        outputs[i].scores.append(kept)
+            for g, (i, kept) in enumerate(zip(group.tolist(), scores, strict=True)):
+                if chooses:
+                    kept = chooses.published(kept, int(before["frames"][g]))
+                if sound[g] and len(kept):
+                    outputs[i].scores = _with(outputs[i].scores, kept)
         return sound
 
     def _finish(self, rows: Array, group: Array, outputs: list[Output]) -> None:
@@ -229,21 +236,28 @@ class Batcher:
         first, stop = np.maximum(0, -at), np.clip(rows["samples"][group] - at, 0, made.shape[1])
         for i, samples, a, b in zip(group.tolist(), made, first.tolist(), stop.tolist(), strict=True):
             if a < b:
-                outputs[i].samples.append(samples[a:b])
+                outputs[i].samples = _with(outputs[i].samples, samples[a:b])
 
     def _publish(self, rows: Array, group: Array, events: Events, outputs: list[Output]) -> None:
         for b, label, start, end, score in zip(*(column.tolist() for column in events), strict=True):
             i = int(group[b])
             # Frames of padding and silence may follow the last sample, and ends are padded: none lies after its signal.
             last = int(rows["samples"][i])
-            outputs[i].events.append(
-                Event(
-                    label=self._labels[label],
-                    start_s=min(start, last) / self.rate_hz,
-                    end_s=min(end, last) / self.rate_hz,
-                    score=round(score, 6),
-                )
+            event = Event(
+                label=self._labels[label],
+                start_s=min(start, last) / self.rate_hz,
+                end_s=min(end, last) / self.rate_hz,
+                score=round(score, 6),
             )
+            outputs[i].events = _with(outputs[i].events, event)
+
+
+def _with(items: Sequence[T], item: T) -> list[T]:
+    """`items` and one more: in the same list, if it is one already."""
+    if isinstance(items, list):
+        items.append(item)
+        return items
+    return [*items, item]
 
 
 def _span(group: Array) -> Array | slice:
@@ -254,10 +268,20 @@ def _span(group: Array) -> Array | slice:
     return slice(first, last + 1) if last - first + 1 == len(group) else group
 
 
+def _shared_out(active: Array, most: int) -> list[Array]:
+    """`active` in groups of at most so many; evenly, for one stream over a full step would take a step of its own, at
+    several times its cost there."""
+    count, groups = len(active), -(-len(active) // most)
+    edges = [-(-count * n // groups) for n in range(groups + 1)]
+    return [active[first:stop] for first, stop in pairwise(edges)]
+
+
 def _excerpts(signal: Array, at: Array, length: int) -> Array:
-    """`[G, length, channels]`: from each of `at` `[G]` so many samples; a view where they lie end to end."""
-    if (np.diff(at) == length).all():
-        joined = signal[at[0] : at[0] + len(at) * length]
+    """`[G, length, channels]`: from each of `at` `[G]`, rising, so many samples, which none shares with another; a view
+    where they lie end to end."""
+    first, last = int(at[0]), int(at[-1])
+    if last - first == (len(at) - 1) * length:
+        joined = signal[first : last + length]
     else:
         joined = np.concatenate([signal[start : start + length] for start in at.tolist()])
     return joined.reshape(len(at), length, signal.shape[1])

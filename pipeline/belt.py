@@ -79,11 +79,12 @@ class RowLayout:
     def seal(self, rows: Array) -> list[memoryview]:
         """Gathered rows, their checksums written into them here, as views of the bytes that Redis keeps: a live row
         whole, a tombstone by its header."""
-        raw = rows.view(np.uint8).data
-        sizes = np.where(rows["status"] == ENDED, self.header_bytes, self.row_bytes).tolist()
-        spans = [(start, start + size) for start, size in zip(range(0, len(raw), self.row_bytes), sizes, strict=True)]
-        rows["checksum"] = [zlib.crc32(raw[start + _BODY : end], self._layout_sum) for start, end in spans]
-        return [raw[start:end] for start, end in spans]
+        raw, full = rows.view(np.uint8).data, self.row_bytes
+        ended = [status == ENDED for status in rows["status"].tolist()]
+        starts = range(0, len(raw), full)
+        views = [raw[at : at + (self.header_bytes if end else full)] for at, end in zip(starts, ended, strict=True)]
+        rows["checksum"] = [zlib.crc32(view[_BODY:], self._layout_sum) for view in views]
+        return views
 
     def dump(self, rows: Array) -> list[bytes]:
         """`seal` of a copy, as bytes of their own."""
@@ -148,13 +149,15 @@ class Belt:
         """Those of `streams` that hold no row here, in order, each once."""
         return [stream for stream in dict.fromkeys(streams) if stream not in self._slots]
 
-    def begin(self, streams: Sequence[str]) -> None:
-        """A new batch needs `streams`: mark the rows that are here as in use, so that `place` spares them."""
+    def begin(self, streams: Sequence[str]) -> bool:
+        """A new batch needs `streams`: mark the rows that are here as in use, so that `place` spares them. Returns
+        whether all are here."""
         if len(streams) > self.capacity:
             raise ConfigError(f"{len(streams)} streams in one batch, a belt of {self.capacity} rows: enlarge the belt")
         self._tick += 1
-        held = [self._slots[stream] for stream in streams if stream in self._slots]
+        held = [slot for stream in streams if (slot := self._slots.get(stream)) is not None]
         self._used[held] = self._tick
+        return len(held) == len(streams)
 
     def place(self, stream: str, partition: int, stored: bytes | None) -> None:
         """Give `stream` a row: the stored one, or a blank one. Raises RowCorrupt and places nothing."""
@@ -172,7 +175,7 @@ class Belt:
 
     def slots(self, streams: Sequence[str]) -> Array:
         """Where the rows of `streams` lie, int64 `[n]`."""
-        return np.fromiter((self._slots[stream] for stream in streams), np.int64, len(streams))
+        return np.array([*map(self._slots.__getitem__, streams)], np.int64)
 
     def gather(self, slots: Array) -> Array:
         """A copy of the rows, `[n]` of the layout's dtype."""

@@ -129,12 +129,6 @@ class Intake:
             self.entries = min(self._settings.read_entries, 2 * self.entries)
 
 
-def size_of(found: Found) -> int:
-    """Bytes of all names and values. To be asked for before a model's run empties the core's cache of them: 0.2 us an
-    entry, else 0.5."""
-    return sum([sum(map(len, flat)) for of in found.values() for _, flat in of])
-
-
 def _offsets(owned: Mapping[int, Owned]) -> Offsets:
     """After which id each partition is read on; those whose rows are behind are not."""
     return {p: o.read_to for p, o in owned.items() if not o.behind}

@@ -86,6 +86,7 @@ class OnnxModel:
         self._tail = spec.tail_frames + spec.latency
         self._states = spec.states
         self._given = spec.given
+        self._perms = {s.input: _perms(1 + len(s.row_shape), s.batch_axis) for s in (*spec.states, *spec.given)}
         self._constants = {c.input: np.full(c.shape, c.value, c.dtype) for c in spec.constants}
         self._input = spec.input
         self._in, self._out = _Axes(spec.input_axes, "BTF"), _Axes(spec.output_axes, "BTC")
@@ -131,8 +132,8 @@ class OnnxModel:
     def _together(self, x: Array, state: State, options: ort.RunOptions | None) -> tuple[Array, State]:
         """As many streams as a call takes; as many calls as their blocks need."""
         feeds = dict(self._constants)
-        for spec in (*self._states, *self._given):
-            feeds[spec.input] = np.ascontiguousarray(np.moveaxis(state[spec.input], 0, spec.batch_axis))
+        for name, (to_graph, _) in self._perms.items():
+            feeds[name] = np.ascontiguousarray(state[name].transpose(to_graph))
         length = self.block if self._one_block else x.shape[1]
         parts = []
         for start in range(0, x.shape[1], length):
@@ -142,7 +143,7 @@ class OnnxModel:
             parts.append(scores[0] if len(scores) == 1 else np.concatenate(scores, axis=2))
             for spec, carried in zip(self._states, got[len(self._scores) :], strict=True):
                 feeds[spec.input] = carried
-        after = {spec.input: np.moveaxis(feeds[spec.input], spec.batch_axis, 0) for spec in self._states}
+        after = {spec.input: feeds[spec.input].transpose(self._perms[spec.input][1]) for spec in self._states}
         after |= {spec.input: state[spec.input] for spec in self._given}
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), after
 
@@ -201,6 +202,20 @@ class OnnxModel:
         if wrong:
             raise ManifestError(f"{source}: {'; '.join(wrong)}. Write the graph's shapes into the manifest")
         return scores, after
+
+
+def _perms(ndim: int, batch_axis: int) -> tuple[list[int], list[int]]:
+    """Axes for `transpose`: batch first to where the graph has it, and back. (`np.moveaxis` works them out at every
+    call, which takes longer than a small step's copies.)
+
+    >>> _perms(3, 1)
+    ([1, 0, 2], [1, 0, 2])
+    >>> _perms(3, 2)
+    ([1, 2, 0], [2, 0, 1])
+    """
+    to_graph = [*range(1, ndim)]
+    to_graph.insert(batch_axis, 0)
+    return to_graph, [to_graph.index(axis) for axis in range(ndim)]
 
 
 def open_runtime(model: bytes, source: str) -> ort.InferenceSession:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.component import Array
@@ -17,7 +18,7 @@ class Event:
     score: float
 
 
-@dataclass(slots=True)
+@dataclass
 class Output:
     """What one chunk brought about.
 
@@ -26,7 +27,7 @@ class Output:
     broken: the state became non-finite, so the row was reset and the rest of the chunk skipped.
     """
 
-    events: list[Event]
-    scores: list[Array]
-    samples: list[Array]
+    events: Sequence[Event] = ()
+    scores: Sequence[Array] = ()
+    samples: Sequence[Array] = ()
     broken: bool = False

@@ -21,7 +21,7 @@ from pipeline.broker.keys import comes_before
 from pipeline.broker.reader import read
 from pipeline.committing import Committer
 from pipeline.errors import RowCorrupt
-from pipeline.intake import Intake, size_of
+from pipeline.intake import Intake
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
 from pipeline.settings import Settings
@@ -46,7 +46,8 @@ class Rows:
 
     def load(self, work: Sequence[Owned], streams: Sequence[list[str]]) -> None:
         """Put the rows of a batch onto the belt: of each partition its streams. Raises BrokerUnavailable."""
-        self._belt.begin([stream for names in streams for stream in names])
+        if self._belt.begin([stream for names in streams for stream in names]):
+            return
         missing = {owned.lease.keys: self._belt.missing(names) for owned, names in zip(work, streams, strict=True)}
         stored = partitions.load_rows(self._client, missing) if any(missing.values()) else {}
         for owned in work:
@@ -64,7 +65,7 @@ class Rows:
         """A row that was discarded is told with the first chunk that its stream takes afresh."""
         for chunk in owned.task.chunks if owned.corrupt else ():
             if chunk.stream in owned.corrupt and chunk.output is not None:
-                chunk.notes.insert(0, {"kind": "row_corrupt", "why": owned.corrupt.pop(chunk.stream)})
+                chunk.notes = [{"kind": "row_corrupt", "why": owned.corrupt.pop(chunk.stream)}, *chunk.notes]
 
     def catch_up(self, ownership: Ownership, of: Sequence[Owned]) -> None:
         """Store what rows lack: a worker that stops, or has nothing else to do, leaves nothing to replay."""
@@ -82,7 +83,8 @@ class Rows:
         """
         count = self._intake.count(len(ownership.owned))
         found = read(self._client, self._topic, {o.partition: o.behind for o in late}, count, 0)
-        size_bytes, streams, upto = size_of(found), [], []
+        streams: list[list[str]] = []
+        upto: list[bytes] = []
         for owned in late:
             if owned.phase is Phase.GRANTED:
                 owned.to(Phase.RUNNING)
@@ -96,7 +98,7 @@ class Rows:
             owned.task.leave_out_known(self._belt, owned.corrupt)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in late], self._belt, self._batcher)
-        self._intake.size(found, size_bytes, time.monotonic() - began_s)
+        self._intake.size(found, sum([owned.task.size_bytes for owned in late]), time.monotonic() - began_s)
         effects = [(o, o.task.replayed(to, o.offset, self._belt)) for o, to in zip(late, upto, strict=True)]
         self._committer.commit(ownership, effects)
         for owned, made in effects:

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,8 @@ from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, ChunkParser, Rejection
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
+
+_FLOAT = np.dtype("<f4")
 
 Fields = dict[bytes, bytes]
 Row = tuple[str, bytes | memoryview, int]
@@ -78,10 +81,12 @@ class Task:
         self.partition = partition
         self.policy = policy
         self.chunks: list[Chunk] = []
+        self.size_bytes = 0  # of all that was taken last, names and what was rejected as well
         self.counts: Counter[str] = Counter()
         self._parse = ChunkParser(
             spec, partition=partition, partitions=partitions, max_chunk_bytes=max_chunk_bytes, given_bytes=given_bytes
         )
+        self.joined = self._parse.joined
         self._publish = publish
         self._behind = Behind(row_every_chunks)
         self._rejections: list[Rejection] = []
@@ -92,11 +97,14 @@ class Task:
         """Begin a batch with entries of the partition's log, in order. Returns the streams whose rows it needs."""
         self.chunks, self._rejections, self._entries = [], [], len(entries)
         parse, keep = self._parse, self.chunks.append
+        # A name and a number beside the data of a chunk as producers push it have bounds, and are little.
+        self.size_bytes = sum([len(flat[5]) if len(flat) == 6 else sum(map(len, flat)) for _, flat in entries])
         for entry_id, flat in entries:
             try:
                 keep(parse(entry_id, flat))
             except ChunkRejected as rejected:
                 self._rejections.append(Rejection(entry_id, fields_of(flat), rejected.reason, str(rejected)))
+                self.size_bytes += sum(map(len, flat))
         if entries:
             self._offset = entries[-1][0]
         return list(dict.fromkeys([chunk.stream for chunk in self.chunks]))
@@ -109,8 +117,10 @@ class Task:
         """The batch's effects but for the rows, and the streams whose rows belong to them."""
         done = [chunk for chunk in self.chunks if chunk.output is not None]
         dead = [(r.id, _dead_fields(r)) for r in self._rejections]
-        self.counts.update(chunks=len(done), rejected=len(dead), duplicates=len(self.chunks) - len(done))
-        self.counts.update(str(note["kind"]) for chunk in done for note in chunk.notes)
+        self.counts["chunks"] += len(done)
+        self.counts["rejected"] += len(dead)
+        self.counts["duplicates"] += len(self.chunks) - len(done)
+        self.counts.update([str(note["kind"]) for chunk in done if chunk.notes for note in chunk.notes])
         results = [(chunk.id, fields) for chunk in done if (fields := self._result(chunk)) is not None]
         due = self._behind.due(done)
         if self._behind.delays:
@@ -176,7 +186,7 @@ class Task:
         if output.scores:
             scores = _joined(output.scores)
             fields[b"scores"] = scores.tobytes()
-            fields[b"shape"] = b"%d,%d" % scores.shape
+            fields[b"shape"] = _shape(*scores.shape)
         if output.samples:
             fields[b"samples"] = _joined(output.samples).tobytes()
         if chunk.notes:
@@ -186,50 +196,70 @@ class Task:
         return fields
 
 
+@lru_cache(64)
+def _shape(rows: int, columns: int) -> bytes:
+    return b"%d,%d" % (rows, columns)
+
+
 def _joined(parts: Sequence[Array]) -> Array:
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return joined.astype("<f4", copy=False)
+    return joined if joined.dtype == _FLOAT else joined.astype(_FLOAT)
 
 
-def effects(tasks: Sequence[Task], belt: Belt) -> list[Effects]:
-    """What a batch changed in each of its partitions, once `run` has been over it. Rows are gathered for all at once:
-    that costs about as much for one partition as for sixty."""
+def effects(tasks: Sequence[Task], belt: Belt, ran: Ran | None = None) -> list[Effects]:
+    """What a batch changed in each of its partitions, once `run` has been over it, and has given `ran`. Rows are
+    gathered for all at once: that costs about as much for one partition as for sixty."""
     settled = [task._settle(belt) for task in tasks]
-    rows = iter(_rows([stream for _, due in settled for stream in due], belt, tasks[0].policy))
+    streams = [stream for _, due in settled for stream in due]
+    gathered = ran.rows if ran is not None and ran.streams == streams else None
+    rows = iter(_rows(streams, belt, tasks[0].policy, gathered))
     for made, due in settled:
         made.rows.extend(islice(rows, len(due)))
     return [made for made, _ in settled]
 
 
-def _rows(streams: Sequence[str], belt: Belt, policy: Policy) -> list[Row]:
-    rows = belt.gather(belt.slots(streams))
+def _rows(streams: Sequence[str], belt: Belt, policy: Policy, gathered: Array | None = None) -> list[Row]:
+    rows = belt.gather(belt.slots(streams)) if gathered is None else gathered
     # Log time decides what has expired; the key's own TTL only collects what nobody asked for. It runs while no
     # worker does, and chunks wait: so it is longer by as long as they may.
     ttl = np.where(rows["status"] == ENDED, policy.tombstone_ms, policy.idle_ms) + policy.outage_ms
     return list(zip(streams, belt.layout.seal(rows), ttl.tolist(), strict=True))
 
 
-def run(tasks: Sequence[Task], belt: Belt, batcher: Batcher) -> None:
+class Ran(NamedTuple):
+    """The last round of a `run`: its streams, and a copy of their rows as they then were."""
+
+    streams: list[str]
+    rows: Array
+
+
+def run(tasks: Sequence[Task], belt: Belt, batcher: Batcher) -> Ran | None:
     """Run the chunks of all tasks, whose rows are on the belt, in shared batches.
 
     A stream's chunks go in order, one a round, so a round holds each row once.
     """
+    ran = None
     for members in _rounds([chunk for task in tasks for chunk in task.chunks]):
-        slots = belt.slots([chunk.stream for chunk in members])
+        streams = [chunk.stream for chunk in members]
+        slots = belt.slots(streams)
         rows = belt.gather(slots)
-        taken = np.flatnonzero(admit(rows, members, belt.layout, tasks[0].policy))
+        admitted = admit(rows, members, belt.layout, tasks[0].policy)
         work = members
-        if len(taken) < len(members):
+        if not admitted.all():
+            taken = np.flatnonzero(admitted)
             slots, rows, work = slots[taken], rows[taken], [members[i] for i in taken.tolist()]
+            streams = [chunk.stream for chunk in work]
         if belt.layout.kept:
             _give(work, rows, batcher)
-        ends = np.fromiter((chunk.end for chunk in work), bool, len(work))
-        outputs = batcher.run(rows, [chunk.samples for chunk in work], ends)
+        ends = np.array([chunk.end for chunk in work], bool)
+        outputs = batcher.run_joined(rows, *tasks[0].joined(work), ends)
         for chunk, output in zip(work, outputs, strict=True):
             chunk.output = output
             if output.broken:
-                chunk.notes.append({"kind": "broken"})
+                chunk.note("broken")
         belt.scatter(slots, rows)
+        ran = Ran(streams, rows)
+    return ran
 
 
 def _rounds(chunks: list[Chunk]) -> list[list[Chunk]]:
@@ -252,8 +282,8 @@ def _give(work: Sequence[Chunk], rows: Array, batcher: Batcher) -> None:
     for i, chunk in enumerate(work):
         if chunk.given is not None:
             batcher.give(rows[i], chunk.given)
-        elif len(chunk.samples) and batcher.lacks(rows[i]):
-            chunk.notes.append({"kind": "not_given"})
+        elif chunk.data and batcher.lacks(rows[i]):
+            chunk.note("not_given")
 
 
 def _dead_fields(rejection: Rejection) -> Fields:

@@ -25,7 +25,7 @@ from pipeline.bundle import Bundle, load
 from pipeline.committing import Committer, backoff_s
 from pipeline.errors import BrokerUnavailable, ConfigError
 from pipeline.frontend import COMPILED
-from pipeline.intake import Found, Intake, size_of
+from pipeline.intake import Found, Intake
 from pipeline.lifecycle import Owned, Phase
 from pipeline.logs import logger
 from pipeline.manifest import InputSpec
@@ -262,12 +262,11 @@ class Worker:
         for owned in work:
             if owned.phase is Phase.GRANTED:
                 owned.to(Phase.RUNNING)
-        size_bytes = size_of(found)
         streams = [owned.task.take(found[owned.partition]) for owned in work]
         self._rows.load(work, streams)
         began_s = time.monotonic()
-        tasks.run([owned.task for owned in work], self._belt, self._batcher)
-        self._intake.size(found, size_bytes, time.monotonic() - began_s)
+        ran = tasks.run([owned.task for owned in work], self._belt, self._batcher)
+        self._intake.size(found, sum([owned.task.size_bytes for owned in work]), time.monotonic() - began_s)
         self._committer.settle(ownership)  # the batch before this one; what it lost was lost to this one as well
         # One whose commit is still in doubt is out of time: its lease ends, or the worker does.
         work = [o for o in work if ownership.owned.get(o.partition) is o and o.phase is Phase.RUNNING]
@@ -277,7 +276,7 @@ class Worker:
             self._rows.note_corrupt(owned)
         if self._room_to_fly() and not self._stopping:
             self._intake.ask(ownership.owned, found)
-        effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt), strict=True))
+        effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt, ran), strict=True))
         if self._intake.collect():
             self._committer.begin(ownership, effects)
         else:

@@ -25,6 +25,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from pipeline.broker.failover import History, code_of, watch
+from pipeline.broker.resp import Command, pack
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Client = redis.Redis
@@ -253,12 +254,12 @@ class Asked:
     `replies` raise redis.RedisError, and it is over. Whoever does not want the replies calls `drop`.
     """
 
-    def __init__(self, client: redis.Redis, commands: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, client: redis.Redis, commands: Sequence[Command]) -> None:
+        packed = pack(commands)
         self._pool, self._count = client.connection_pool, len(commands)
         self._connection = self._pool.get_connection()
         with self._unbroken():
-            packed = [part for command in commands for part in self._connection.pack_command(*command)]  # type: ignore[no-untyped-call]
-            self._connection.send_packed_command([b"".join(packed)])  # type: ignore[no-untyped-call]
+            self._connection.send_packed_command([packed])  # type: ignore[no-untyped-call]
 
     def ready(self, timeout_s: float) -> bool:
         """Wait so long for the first reply. Returns whether it, or its beginning, is there."""
@@ -292,7 +293,7 @@ class Asked:
             raise
 
 
-def round_trip(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
+def round_trip(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     """Run commands in one round trip: `Asked`, at once.
 
     As a pipeline, without its callbacks and its many small writes. Raises redis.RedisError where the connection broke.

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar, cast
 import redis
 import redis.asyncio
 
-from pipeline.broker.functions import Call, Command, call_many, call_many_async
+from pipeline.broker.functions import Call, call_many, call_many_async
+from pipeline.broker.resp import Command
 from pipeline.errors import BrokerUnavailable, StatebeltError
 
 T = TypeVar("T")

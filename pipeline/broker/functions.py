@@ -17,10 +17,8 @@ import redis
 import redis.asyncio
 
 from pipeline.broker.connection import round_trip, translate, translated
+from pipeline.broker.resp import Command, Value
 from pipeline.errors import ConfigError
-
-Value = str | bytes | memoryview | int
-Command = Sequence[Value]
 
 
 class Call(NamedTuple):

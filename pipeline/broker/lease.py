@@ -17,8 +17,9 @@ from typing import Any
 import redis
 
 from pipeline.broker.connection import raise_first, translate
-from pipeline.broker.functions import Call, Value, call_many
+from pipeline.broker.functions import Call, call_many
 from pipeline.broker.keys import Keys
+from pipeline.broker.resp import Value
 from pipeline.errors import BrokerUnavailable, ConfigError, Fenced, StatebeltError
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import redis
 
 from pipeline.broker.connection import no_key, raise_first, translate
-from pipeline.broker.functions import Call, Command, Value, call_many
+from pipeline.broker.functions import Call, call_many
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Lease, fenced, moved
+from pipeline.broker.resp import Command, Value
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Fields = Mapping[bytes, bytes]

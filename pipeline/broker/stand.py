@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from pipeline.broker.connection import raise_first
 from pipeline.broker.exchange import Exchange
-from pipeline.broker.functions import Call, Value
+from pipeline.broker.functions import Call
 from pipeline.broker.keys import check_name, check_stream, log_key, partition_of, stand_key
+from pipeline.broker.resp import Value
 
 
 @dataclass(frozen=True, slots=True)

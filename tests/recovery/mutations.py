@@ -133,8 +133,8 @@ class ShortRows:
 
     def __call__(self) -> None:
         def make(rows_of: Callable[..., Any]) -> Callable[..., Any]:
-            def short(streams: Any, belt: Any, policy: Any) -> Any:
-                found = rows_of(streams, belt, policy)
+            def short(streams: Any, belt: Any, *more: Any) -> Any:
+                found = rows_of(streams, belt, *more)
                 whole = belt.layout.row_bytes
                 spared = [self.tombstones_only and len(row) == whole for _, row, _ in found]
                 return [(s, row, ttl if keep else 1) for (s, row, ttl), keep in zip(found, spared, strict=True)]

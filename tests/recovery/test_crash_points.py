@@ -12,7 +12,7 @@ from tests.recovery.conftest import Stage
 from tests.recovery.scene import some_streams
 
 READ, ROWS = "pipeline.broker.reader:read", "pipeline.broker.partition:load_rows"
-RUN, STEP = "pipeline.task:run", "pipeline.batcher:Batcher.run"
+RUN, STEP = "pipeline.task:run", "pipeline.batcher:Batcher.run_joined"
 COMMIT, CALL = "pipeline.broker.partition:commit_many", "pipeline.broker.functions:call_many"
 ACQUIRE, RENEW = "pipeline.broker.lease:acquire_many", "pipeline.broker.lease:renew"
 RELEASE, LEAVE = "pipeline.broker.lease:release", "pipeline.broker.members:leave"

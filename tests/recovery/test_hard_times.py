@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from pipeline import intake
+from pipeline.admission import Policy
 from pipeline.batcher import Batcher
 from pipeline.broker.connection import connect
 from pipeline.broker.entries import Raw, fields_of
@@ -16,8 +17,10 @@ from pipeline.broker.keys import Keys, log_key
 from pipeline.component import Array
 from pipeline.consumer import Consumer
 from pipeline.logs import logger
+from pipeline.manifest import InputSpec
 from pipeline.output import Output
 from pipeline.settings import load_settings
+from pipeline.task import Task
 from tests import zoo
 from tests.harness import assert_exact, collect, cut_up, lively, make_producer, random_cut, until, worker
 
@@ -75,10 +78,12 @@ def test_a_read_is_as_large_as_all_that_was_read() -> None:
     """Also what no chunk holds: inputs given to a bundle that takes none, entries that are rejected, their names."""
     for name in (b"data", b"given", b"nonsense"):
         large = [b"stream", b"a", b"seq", b"0", b"data", b"", name, bytes(8 << 20)]
-        for flat in (large, [bytes(8 << 20), b""]):
+        for flat in (large, [bytes(8 << 20), b""], [bytes(8 << 20), b"", b"seq", b"0", b"data", b""]):
             reads = intake.Intake(connect("redis://localhost:1"), load_settings(read_entries=64), logger())
             found = {0: [(b"1-0", flat)] * 64}
-            reads.size(found, intake.size_of(found), 0.001)
+            task = Task(0, 1, InputSpec(sample_rate_hz=8000), Policy(), max_chunk_bytes=16 << 20)
+            task.take(found[0])
+            reads.size(found, task.size_bytes, 0.001)
             assert reads.entries <= 8
 
 

@@ -13,7 +13,7 @@ from pipeline.chunk import Chunk
 from pipeline.component import Field
 
 LAYOUT = RowLayout(b"0123456789abcdef", [Field("model.h", "float32", (2,), initial=0.5)])
-EMPTY = np.empty((0, 1), np.int16)
+EMPTY = b""
 
 
 def expected(life: dict[str, int] | None, chunk: Chunk, policy: Policy) -> tuple[str, list[str]]:
