@@ -10,12 +10,19 @@ from zlib import crc32
 
 import numpy as np
 
-from pipeline.broker.entries import fields_of
-from pipeline.broker.keys import MAX_NAME_BYTES, PLAIN, check_stream, partition_of
+from pipeline.broker.entries import Raw, fields_of
+from pipeline.broker.keys import MAX_NAME_BYTES, check_stream, partition_of
 from pipeline.component import Array
 from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
 from pipeline.output import Output
+
+try:
+    from pipeline import _chunks
+except ImportError:  # no compiler, where this was installed
+    _chunks = None  # type: ignore[assignment]
+
+COMPILED = _chunks is not None
 
 MAX_CHUNK_BYTES = 1 << 20
 """Default bound of one chunk's data: 65 s of 8 kHz int16 mono."""
@@ -94,12 +101,43 @@ class ChunkParser:
         partitions: int,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
         given_bytes: int = 0,
+        compiled: bool = COMPILED,
     ) -> None:
+        self._compiled = compiled
         self._spec, self._dtype = spec, _LITTLE[spec.sample_type]
         self._sample_bytes = self._dtype.itemsize * spec.channels
         self._floats = self._dtype.kind == "f"
         self._partition, self._partitions = partition, partitions
         self._max_bytes, self._given_bytes = max_chunk_bytes, given_bytes
+
+    def all(self, entries: Sequence[Raw]) -> tuple[list[Chunk], list[Rejection]]:
+        """Entries, in order, as chunks, and those that are none. Nearly all go the short way, by compiled code."""
+        chunks: list[Chunk] = []
+        rejections: list[Rejection] = []
+        for entry, parts in zip(entries, self._plain(entries), strict=True):
+            if parts is not None:
+                chunks.append(Chunk(*parts))
+                continue
+            entry_id, flat = entry
+            try:
+                chunks.append(self(entry_id, flat))
+            except ChunkRejected as rejected:
+                rejections.append(Rejection(entry_id, fields_of(flat), rejected.reason, str(rejected)))
+        return chunks, rejections
+
+    def _plain(self, entries: Sequence[Raw]) -> Sequence[tuple[bytes, int, str, int, bytes] | None]:
+        """Of each entry the beginning of a Chunk; None of one that is not as nearly all are, be it right or wrong."""
+        if not self._compiled:
+            return [None] * len(entries)
+        return _chunks.parse(
+            entries,
+            self._partition,
+            self._partitions,
+            MAX_NAME_BYTES,
+            self._sample_bytes,
+            self._max_bytes,
+            self._floats,
+        )
 
     def __call__(self, entry_id: bytes, flat: Sequence[bytes]) -> Chunk:
         """The entry as a chunk; its fields are names and values in turns.
@@ -108,17 +146,10 @@ class ChunkParser:
         `wrong_partition`, `bad_seq`, `bad_id`, `bad_end`, `bad_begin`, `bad_given`, `oversize`, `wrong_size`,
         `not_finite`.
         """
-        # As producers of ours push it, but for a stream's first chunk and its last.
-        if len(flat) == 6 and flat[0] == b"stream" and flat[2] == b"seq" and flat[4] == b"data":
-            fields = None
-            _, name, _, number, _, data = flat
-        else:
-            fields = fields_of(flat)
-            _check_names(fields)
-            name, number, data = fields[b"stream"], fields[b"seq"], fields[b"data"]
-        # `_stream` of nearly all names, in a third of its time.
-        plain = 0 < len(name) <= MAX_NAME_BYTES and not name.translate(None, PLAIN)
-        stream = name.decode() if plain else _stream(name)
+        fields = fields_of(flat)
+        _check_names(fields)
+        name, number, data = fields[b"stream"], fields[b"seq"], fields[b"data"]
+        stream = _stream(name)
         if crc32(name) % self._partitions != self._partition:
             home = partition_of(stream, self._partitions)
             raise ChunkRejected(
@@ -131,15 +162,12 @@ class ChunkParser:
         ms = int(entry_id[: entry_id.index(b"-")])
         if ms > MAX_SEQ:  # whoever may push may choose ids; times are counted in 63 bits
             raise ChunkRejected("bad_id", f"id {entry_id.decode()}: its time lies beyond 2**62 ms; push with id *")
-        if len(data) > self._max_bytes or len(data) % self._sample_bytes or self._floats:
-            self._check_data(data)
-        if fields is None:
-            return Chunk(entry_id, ms, stream, seq, data)
         end = fields.get(b"end", b"0")
         if end not in (b"0", b"1"):
             raise ChunkRejected("bad_end", f"end is {end[:20]!r}; expected 0 or 1")
         if fields.get(b"begin", b"1") != b"1":
             raise ChunkRejected("bad_begin", f"begin is {fields[b'begin'][:20]!r}; expected 1, or no such field")
+        self._check_data(data)
         given = _given(fields[b"given"], self._given_bytes, self._max_bytes) if b"given" in fields else None
         return Chunk(entry_id, ms, stream, seq, data, end == b"1", given, b"begin" in fields)
 

@@ -19,11 +19,10 @@ from pipeline.admission import Policy, admit
 from pipeline.batcher import Batcher
 from pipeline.behind import Behind
 from pipeline.belt import ENDED, Belt
-from pipeline.broker.entries import Raw, fields_of
+from pipeline.broker.entries import Raw
 from pipeline.broker.keys import MAX_NAME_BYTES
 from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, ChunkParser, Rejection
 from pipeline.component import Array
-from pipeline.errors import ChunkRejected
 from pipeline.manifest import InputSpec
 
 _FLOAT = np.dtype("<f4")
@@ -95,16 +94,12 @@ class Task:
 
     def take(self, entries: Sequence[Raw]) -> list[str]:
         """Begin a batch with entries of the partition's log, in order. Returns the streams whose rows it needs."""
-        self.chunks, self._rejections, self._entries = [], [], len(entries)
-        parse, keep = self._parse, self.chunks.append
+        self.chunks, self._rejections = self._parse.all(entries)
+        self._entries = len(entries)
         # A name and a number beside the data of a chunk as producers push it have bounds, and are little.
         self.size_bytes = sum([len(flat[5]) if len(flat) == 6 else sum(map(len, flat)) for _, flat in entries])
-        for entry_id, flat in entries:
-            try:
-                keep(parse(entry_id, flat))
-            except ChunkRejected as rejected:
-                self._rejections.append(Rejection(entry_id, fields_of(flat), rejected.reason, str(rejected)))
-                self.size_bytes += sum(map(len, flat))
+        for rejection in self._rejections:
+            self.size_bytes += sum([len(name) + len(value) for name, value in rejection.fields.items()])
         if entries:
             self._offset = entries[-1][0]
         return list(dict.fromkeys([chunk.stream for chunk in self.chunks]))

@@ -1,0 +1,16 @@
+from collections.abc import Sequence
+from typing import Any
+
+def parse(
+    entries: Sequence[Any],
+    partition: int,
+    partitions: int,
+    max_name: int,
+    sample_bytes: int,
+    max_bytes: int,
+    floats: bool,
+) -> list[tuple[bytes, int, str, int, bytes] | None]:
+    """Of each entry id, ms, stream, seq and data; None of one that has other fields, a name beyond ASCII, or a fault.
+
+    Raises TypeError: no list. ValueError: no partition, or samples of no bytes.
+    """
