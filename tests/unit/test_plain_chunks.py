@@ -27,7 +27,8 @@ def mostly(usual: st.SearchStrategy[bytes], *odd: bytes) -> st.SearchStrategy[by
 
 names = mostly(
     st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20).map(str.encode),
-    b"", b"a{b", b"a}b", b"a\x7f", b"\x1f", b"a\x00b", b"x" * 200, b"x" * 201, "größe".encode(), "通話".encode(), b"\xff\xfe",
+    b"", b"a{b", b"a}b", b"a\x7f", b"\x1f", b"a\x00b",
+    b"x" * 200, b"x" * 201, "größe".encode(), "通話".encode(), b"\xff\xfe",
 )  # fmt: skip
 numbers = mostly(
     st.integers(0, 2**62).map(lambda n: b"%d" % n),
