@@ -21,7 +21,8 @@ compiled = pytest.mark.skipif(not COMPILED, reason="not compiled where this was 
 
 
 NAMES = [
-    b"", b"a{b", b"a}b", b"a\x7f", b"\x1f", b"a\x00b", b"x" * 200, b"x" * 201, "größe".encode(), "通話".encode(), b"\xff",
+    b"", b"a{b", b"a}b", b"a\x7f", b"\x1f", b"a\x00b",
+    b"x" * 200, b"x" * 201, "größe".encode(), "通話".encode(), b"\xff",
 ]  # fmt: skip
 NUMBERS = [
     b"", b"-1", b"+1", b" 1", b"1 ", b"007", b"1_0", b"1.0", "٣".encode(),
