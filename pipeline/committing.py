@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.broker import partition as partitions
 from pipeline.broker.connection import Client
 from pipeline.broker.partition import Commit, Outcome
+from pipeline.broker.reader import Reading
 from pipeline.errors import BrokerUnavailable, Fenced
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
@@ -71,15 +72,18 @@ class Committer:
         self._flight: _Flight | None = None
         self._sender = ThreadPoolExecutor(1, "commit")  # starts no thread before there is something to send
 
-    def commit(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]]) -> None:
-        """Commit every partition's effects; the same commit again while Redis is away and the lease may last.
+    def commit(
+        self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]], reading: Reading | None = None
+    ) -> None:
+        """Commit every partition's effects; the same commit again while Redis is away and the lease may last. With the
+        first attempt goes a `reading` of what follows.
 
         A partition that another owns by now is dropped. Raises ConfigError: a commit that cannot be, a defect of ours.
         """
         pending = self._begun(effects)
         sent_s = time.monotonic()
         if pending:
-            self._conclude(ownership, pending, self._send(pending), sent_s)
+            self._conclude(ownership, pending, self._send(pending, reading), sent_s)
 
     def begin(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]]) -> None:
         """Send the commit and do not wait: what `commit` would do about its outcome, `settle` does.
@@ -115,9 +119,9 @@ class Committer:
             each.owned.sent = each.commit.offset_after
         return pending
 
-    def _send(self, pending: Sequence[_Pending]) -> list[Outcome]:
+    def _send(self, pending: Sequence[_Pending], reading: Reading | None = None) -> list[Outcome]:
         commits = [(each.owned.lease, each.commit) for each in pending]
-        return partitions.commit_many(self._client, commits, self._settings.replicas)
+        return partitions.commit_many(self._client, commits, self._settings.replicas, reading=reading)
 
     def _conclude(
         self, ownership: Ownership, pending: list[_Pending], outcomes: Sequence[Outcome], sent_s: float

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.broker.connection import Client
 from pipeline.broker.entries import Raw
-from pipeline.broker.reader import Ahead, read
+from pipeline.broker.reader import Ahead, Reading, read
 from pipeline.lifecycle import Owned
 from pipeline.settings import Settings
 
@@ -87,10 +87,21 @@ class Intake:
         """
         if 4 * sum(map(len, found.values())) < self._settings.max_batch:
             return
-        offsets = _offsets(owned)
-        offsets |= {p: entries[-1][0] for p, entries in found.items() if p in offsets}
         self._asked_s = time.monotonic()
-        self._ahead = Ahead(self._client, self._settings.topic, offsets, self.count(len(owned)), apart=self._apart)
+        topic, offsets, count = self._settings.topic, _behind(owned, found), self.count(len(owned))
+        self._ahead = Ahead(self._client, topic, offsets, count, apart=self._apart)
+
+    def with_commit(self, owned: Mapping[int, Owned], found: Found) -> Reading | None:
+        """What follows `found`, to be asked in the same breath as its commit; `answered` takes it in hand. None: it was
+        asked for already."""
+        if self._ahead is not None or self._hand:
+            return None
+        return Reading(self._settings.topic, _behind(owned, found), self.count(len(owned)), apart=self._apart)
+
+    def answered(self, reading: Reading | None) -> None:
+        """Take in hand what came with a commit."""
+        if reading is not None:
+            self._take_from(reading)
 
     def collect(self) -> int:
         """Take in hand what was asked for. Returns how many chunks are in hand.
@@ -106,9 +117,12 @@ class Intake:
     def _take(self) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            self._hand = {p: (ahead.offsets[p], entries) for p, entries in ahead.take().items()}
-            self._hand_asked = ahead.count
-            self._apart |= ahead.crosses_slots
+            self._take_from(ahead)
+
+    def _take_from(self, reading: Reading) -> None:
+        self._hand = {p: (reading.offsets[p], entries) for p, entries in reading.take().items()}
+        self._hand_asked = reading.count
+        self._apart |= reading.crosses_slots
 
     def size(self, found: Found, size_bytes: int, ran_s: float) -> None:
         """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
@@ -127,6 +141,11 @@ class Intake:
             )
         elif excess < 0.5 and any(len(of) >= self._asked for of in found.values()):
             self.entries = min(self._settings.read_entries, 2 * self.entries)
+
+
+def _behind(owned: Mapping[int, Owned], found: Found) -> Offsets:
+    offsets = _offsets(owned)
+    return offsets | {p: entries[-1][0] for p, entries in found.items() if p in offsets}
 
 
 def _offsets(owned: Mapping[int, Owned]) -> Offsets:

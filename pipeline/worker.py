@@ -280,7 +280,9 @@ class Worker:
         if self._intake.collect():
             self._committer.begin(ownership, effects)
         else:
-            self._committer.commit(ownership, effects)
+            reading = None if self._stopping else self._intake.with_commit(ownership.owned, found)
+            self._committer.commit(ownership, effects, reading)
+            self._intake.answered(reading)
 
     def _catch_up(self, of: Sequence[Owned]) -> None:
         assert self._ownership is not None

@@ -12,6 +12,7 @@ from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.functions import Call, call_many
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Lease, fenced, moved
+from pipeline.broker.reader import Reading
 from pipeline.broker.resp import Command, Value
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
@@ -117,22 +118,29 @@ def commit_many(
     commits: Sequence[tuple[Lease, Commit]],
     replicas: int = 0,
     replicas_timeout_ms: int = 1000,
+    reading: Reading | None = None,
 ) -> list[Outcome]:
     """Commit to several partitions in one round trip; each succeeds or fails by itself. The lease is renewed.
 
     With `replicas`, an outcome is good only when so many replicas have the commit as well. Whatever the outcome, to
-    send the same commit again is safe: what was stored is answered as a duplicate.
+    send the same commit again is safe: what was stored is answered as a duplicate. `reading` is asked in the same
+    breath, and answered where all is stored: else what a server says that may not be the primary any more is not asked.
     """
     if not commits:
         return []
     try:
         then: list[Command] = [("WAIT", replicas, replicas_timeout_ms)] if replicas else []
-        replies = call_many(client, [_call(lease, commit) for lease, commit in commits], then)
+        asked = reading.commands if reading else []
+        replies = call_many(client, [_call(lease, commit) for lease, commit in commits], [*then, *asked])
+        replies, found = replies[: len(replies) - len(asked)], replies[len(replies) - len(asked) :]
         if replicas:
             _check_reached(replies.pop(), replicas, replicas_timeout_ms)
     except BrokerUnavailable as error:
         return [Outcome(error)] * len(commits)
-    return [_outcome(lease, reply) for (lease, _), reply in zip(commits, replies, strict=True)]
+    outcomes = [_outcome(lease, reply) for (lease, _), reply in zip(commits, replies, strict=True)]
+    if reading and all(outcome.error is None for outcome in outcomes):
+        reading.answered(found)
+    return outcomes
 
 
 def commit(client: redis.Redis, lease: Lease, commit: Commit) -> bool:

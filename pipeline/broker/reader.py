@@ -18,6 +18,7 @@ from pipeline.broker.connection import Asked, raise_first, round_trip, timeout_m
 from pipeline.broker.entries import Entry, Raw, fields_of
 from pipeline.broker.failover import ASK, History
 from pipeline.broker.keys import log_key
+from pipeline.broker.resp import Command
 from pipeline.errors import ConfigError
 
 _POLL_S = 0.005  # only on a cluster, where no single call can wait on several slots
@@ -154,9 +155,9 @@ def read(
     return {partitions[key]: entries for key, entries in found.items()}
 
 
-class Ahead:
-    """The next chunks, asked for now and taken later: between the two there is other work to do. No error is told here:
-    who reads in its stead meets it again.
+class Reading:
+    """A read that waits for nothing, for whoever sends its commands; what is there is taken later. No error is told
+    here: who reads in its stead meets it again.
 
     Args:
         offsets: after which id of each partition.
@@ -166,15 +167,36 @@ class Ahead:
         crosses_slots: it was not answered, for want of `apart`.
     """
 
-    def __init__(
-        self, client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int, *, apart: bool = False
-    ) -> None:
+    def __init__(self, topic: str, offsets: Mapping[int, bytes], count: int, *, apart: bool = False) -> None:
         self.offsets, self.count, self.crosses_slots = dict(offsets), count, False
         self._partitions = {log_key(topic, partition): partition for partition in offsets}
         positions = {key: offsets[partition] for key, partition in self._partitions.items()}
+        self.commands: Sequence[Command] = _apart(positions, count) if apart else [_command(positions, count, 0)]
+        self._replies: Sequence[Any] = ()
+
+    def answered(self, replies: Sequence[Any]) -> None:
+        """What `commands` were replied, in order."""
+        self._replies = replies
+
+    def take(self) -> dict[int, list[Raw]]:
+        """What was found, once; nothing, where it was not answered."""
+        replies, self._replies = self._replies, ()
+        refused = (redis.exceptions.ClusterCrossSlotError, ConfigError)  # the second is ours for the first
+        self.crosses_slots = any(isinstance(reply, refused) for reply in replies)
+        found = _merged([reply for reply in replies if not isinstance(reply, Exception)])
+        return {self._partitions[key]: entries for key, entries in found.items()}
+
+
+class Ahead(Reading):
+    """A reading that goes out by itself, now: until it is answered there is other work to do."""
+
+    def __init__(
+        self, client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int, *, apart: bool = False
+    ) -> None:
+        super().__init__(topic, offsets, count, apart=apart)
         self._asked: Asked | None = None
         with contextlib.suppress(redis.RedisError):
-            self._asked = Asked(client, _apart(positions, count) if apart else [_command(positions, count, 0)])
+            self._asked = Asked(client, self.commands)
 
     def ready(self, timeout_s: float) -> bool:
         """Wait so long for the answer. Returns whether `take` need not wait, be it to find nothing."""
@@ -185,15 +207,13 @@ class Ahead:
             return True
 
     def take(self) -> dict[int, list[Raw]]:
-        """What was found, once."""
+        """What was found, once. Waits for the answer."""
         asked, self._asked = self._asked, None
         try:
-            replies = [] if asked is None else asked.replies()
+            self.answered([] if asked is None else asked.replies())
         except redis.RedisError:
             return {}
-        self.crosses_slots = any(isinstance(reply, redis.exceptions.ClusterCrossSlotError) for reply in replies)
-        found = _merged([reply for reply in replies if not isinstance(reply, Exception)])
-        return {self._partitions[key]: entries for key, entries in found.items()}
+        return super().take()
 
     def drop(self) -> None:
         """It is not wanted any more."""

@@ -27,11 +27,13 @@ from tests.harness import assert_exact, collect, cut_up, lively, make_producer, 
 
 def test_a_batch_that_outlasts_the_lease_is_followed_by_smaller_ones(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backlog of chunks that take the model longer than the lease: fenced once or twice, then through, exactly."""
-    bundle, whole_run = zoo.bundle("sensor"), Batcher.run
+    bundle, whole_run = zoo.bundle("sensor"), Batcher.run_joined
+    batches_s = []
 
-    def slow(self: Batcher, rows: Array, chunks: list[Array], ends: Array) -> list[Output]:
-        time.sleep(0.02 * len(chunks))
-        return whole_run(self, rows, chunks, ends)
+    def slow(self: Batcher, rows: Array, fresh: Array, sizes: Array, ends: Array) -> list[Output]:
+        batches_s.append(0.02 * len(sizes))
+        time.sleep(batches_s[-1])
+        return whole_run(self, rows, fresh, sizes, ends)
 
     signals = lively(bundle, 8)
     with make_producer(url, bundle) as producer:
@@ -39,10 +41,11 @@ def test_a_batch_that_outlasts_the_lease_is_followed_by_smaller_ones(url: str, m
         for batch in batches:
             producer.push_many(batch)
     assert sum(map(len, batches)) * 0.02 > 0.8
-    monkeypatch.setattr(Batcher, "run", slow)
+    monkeypatch.setattr(Batcher, "run_joined", slow)
     with worker(url, bundle, lease_ms=400), Consumer("audio", "digits", url=url, start="beginning") as consumer:
         found = collect(consumer, list(signals))
     assert_exact(bundle, signals, found)
+    assert max(batches_s) > 0.1
 
 
 def test_a_read_too_large_for_memory_is_followed_by_smaller_ones(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

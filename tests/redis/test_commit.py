@@ -14,6 +14,7 @@ from pipeline.broker.connection import connect
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Granted, release
 from pipeline.broker.partition import MAX_DEAD_FIELDS, Commit, bounded, commit, commit_many, load_rows
+from pipeline.broker.reader import Reading
 from pipeline.errors import BrokerUnavailable, ConfigError, Fenced
 
 from .helpers import LEASE_MS, everything, grant, ids_of, lag, offset, push
@@ -289,6 +290,21 @@ def test_commits_of_one_call_succeed_and_fail_alone(client: redis.Redis, keys: K
     assert [type(o.error) for o in outcomes] == [Fenced, type(None), ConfigError]
     assert client.xlen(keys.out) == 2
     assert not client.exists(others[0].out, others[1].out)
+
+
+def test_what_follows_is_read_with_a_commit_that_is_stored(client: redis.Redis, keys: Keys, granted: Granted) -> None:
+    """And not with one that is refused: who knows what server that is, and whose the partition."""
+    refused, read = (Reading(keys.topic, {keys.partition: b"4-0"}, 3) for _ in range(2))
+    push(client, other := Keys(keys.topic, keys.group, keys.partition + 1), ids_of(1, 10))
+    fenced = grant(client, other).lease
+    client.pexpire(other.lease, 0)
+    commit_many(client, [(granted.lease, FIRST), (fenced, FIRST)], reading=refused)
+    assert refused.take() == {}
+    assert commit_many(client, [(granted.lease, FIRST)], reading=read)[0].check() is True
+    assert {p: [id_ for id_, _ in entries] for p, entries in read.take().items()} == {
+        keys.partition: [b"5-0", b"6-0", b"7-0"]
+    }
+    assert (read.take(), read.crosses_slots) == ({}, False)
 
 
 def test_a_server_that_is_away_fails_all_outcomes(client: redis.Redis, granted: Granted) -> None:

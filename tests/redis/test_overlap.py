@@ -14,7 +14,7 @@ from pipeline import intake, ownership
 from pipeline.batcher import Batcher
 from pipeline.broker import partition as partitions
 from pipeline.broker.keys import Keys
-from pipeline.broker.reader import Ahead
+from pipeline.broker.reader import Ahead, Reading
 from pipeline.bundle import Bundle
 from pipeline.consumer import Consumer
 from pipeline.errors import BrokerUnavailable
@@ -71,10 +71,10 @@ def test_no_commit_travels_where_the_belt_has_no_room(url: str) -> None:
 @pytest.mark.usefixtures("redis_client")
 @pytest.mark.parametrize("max_batch", [2, 128], ids=["large batches", "small batches"])
 def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.MonkeyPatch, max_batch: int) -> None:
-    """Of a backlog only the first chunks are waited for; but for so few that a question in between does not pay."""
+    """Of a backlog only the first chunks are waited for. A small batch's commit takes the question along."""
     bundle = zoo.bundle("sensor")
     signals = pushed(url, bundle, 40)
-    reads, batches, read, run = 0, 0, intake.read, Batcher.run
+    reads, batches, read, run = 0, 0, intake.read, Batcher.run_joined
 
     def counted_read(*args: Any, **options: Any) -> Any:
         nonlocal reads
@@ -88,7 +88,7 @@ def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.M
         return run(*args, **options)
 
     monkeypatch.setattr(intake, "read", counted_read)
-    monkeypatch.setattr(Batcher, "run", counted_run)
+    monkeypatch.setattr(Batcher, "run_joined", counted_run)
     settings = {**BACKLOG, "max_batch": max_batch}
     with (
         worker(url, bundle, **settings) as running,
@@ -97,11 +97,10 @@ def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.M
         found = collect(consumer, list(signals))
     assert_exact(bundle, signals, found)
     assert batches > 10
+    assert reads <= 1
     if max_batch == 2:
-        assert reads <= 1
         assert running.counts["overlapped"] > 10
     else:
-        assert reads > 10
         assert running.counts["overlapped"] == 0
 
 
@@ -123,6 +122,34 @@ def test_questions_that_are_lost(url: str, proxy: Proxy, fault: str, monkeypatch
     monkeypatch.setattr(intake, "Ahead", Struck)
     with (
         worker(proxy.url, bundle, **BACKLOG) as running,
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+        assert running.counts["dropped_partitions"] == running.counts["duplicates"] == 0
+    assert_exact(bundle, signals, found)
+    assert proxy.happened[fault] > 2
+
+
+@pytest.mark.parametrize("fault", ["lose_reply", "cut_reply", "cut_request"])
+def test_commits_that_are_lost_with_their_question(
+    url: str, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came with a commit that is in doubt is let go of, and read again once it is known to be stored."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+    asked = 0
+
+    class Struck(Reading):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            nonlocal asked
+            asked += 1
+            if asked % 4 == 1:
+                getattr(proxy, fault)(b"sb_commit")
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(intake, "Reading", Struck)
+    with (
+        worker(proxy.url, bundle, **{**BACKLOG, "max_batch": 128}) as running,
         Consumer("audio", "digits", url=url, start="beginning") as consumer,
     ):
         found = collect(consumer, list(signals))
