@@ -21,6 +21,10 @@ from pipeline.output import Event, Output
 
 T = TypeVar("T")
 
+_TOGETHER = 4
+"""Steps of the model in a row, for one of all else: what follows such a step finds nothing of itself in the core's
+caches, and is slow to begin."""
+
 
 class Batcher:
     """Runs a bundle over gathered rows. Does no I/O and reads no clock.
@@ -93,7 +97,8 @@ class Batcher:
             length = int(left[active].min())
             if self._max_blocks is not None:
                 length = min(length, self._max_blocks)
-            for group in _shared_out(active, self._max_batch):
+            for some in _shares(len(active), _TOGETHER * self._max_batch):
+                group = active[some]
                 x = _excerpts(signal, at[group], length * self._block_samples)
                 broken = self._step(rows, group, x, outputs)
                 at[group] += length * self._block_samples
@@ -151,9 +156,8 @@ class Batcher:
         """Run the streams `group` on `x` `[G, k * block_samples, channels]`; return those whose state broke."""
         frames, state = self._bundle.frontend.step(x, self._state(rows, group, "frontend"))
         self._keep(rows, group, "frontend", state)
-        scores, state = self._bundle.model.step(frames, self._state(rows, group, "model"))
-        self._keep(rows, group, "model", state)
-        sound = _finite([scores, *state.values()])
+        scores = self._score(rows, group, frames)
+        sound = _finite([scores, *self._state(rows, group, "model").values()])
         before = rows["frames"][group]
         rows["frames"][group] = before + frames.shape[1]
         if self._bundle.model.latency == 0:
@@ -167,6 +171,15 @@ class Batcher:
         if len(broken):
             self._break(rows, broken, outputs)
         return broken
+
+    def _score(self, rows: Array, group: Array, frames: Array) -> Array:
+        """`frames` `[G, T, F]` through the model, to scores `[G, T, C]`; `max_batch` streams in one step."""
+        before, scores = self._state(rows, group, "model"), []
+        for now in _shares(len(group), self._max_batch):
+            made, after = self._bundle.model.step(frames[now], {name: array[now] for name, array in before.items()})
+            self._keep(rows, group[now], "model", after)
+            scores.append(made)
+        return scores[0] if len(scores) == 1 else np.concatenate(scores)
 
     def _decide_sound(self, rows: Array, group: Array, scores: Array, sound: Array, outputs: list[Output]) -> Array:
         """`_decide` over those of the group that are sound. Returns which still are."""
@@ -268,12 +281,15 @@ def _span(group: Array) -> Array | slice:
     return slice(first, last + 1) if last - first + 1 == len(group) else group
 
 
-def _shared_out(active: Array, most: int) -> list[Array]:
-    """`active` in groups of at most so many; evenly, for one stream over a full step would take a step of its own, at
-    several times its cost there."""
-    count, groups = len(active), -(-len(active) // most)
-    edges = [-(-count * n // groups) for n in range(groups + 1)]
-    return [active[first:stop] for first, stop in pairwise(edges)]
+def _shares(count: int, most: int) -> list[slice]:
+    """So many streams in shares of at most so many; evenly, for one stream over a full step would take a step of its
+    own, at several times its cost there.
+
+    >>> _shares(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    shares = -(-count // most)
+    return [slice(first, stop) for first, stop in pairwise([-(-count * n // shares) for n in range(shares + 1)])]
 
 
 def _excerpts(signal: Array, at: Array, length: int) -> Array:
