@@ -36,12 +36,27 @@ typedef struct {
     int floats;
 } Rules;
 
+/* A list's or a tuple's: how many, or -1; and one of them, borrowed, or NULL without an error. */
+static Py_ssize_t many(PyObject *list)
+{
+    if (!list) return -1;
+    return PyList_Check(list) ? PyList_Size(list) : PyTuple_Check(list) ? PyTuple_Size(list) : -1;
+}
+
+static PyObject *one(PyObject *list, Py_ssize_t index)
+{
+    PyObject *item = PyList_Check(list) ? PyList_GetItem(list, index) : PyTuple_GetItem(list, index);
+    if (!item) PyErr_Clear();
+    return item;
+}
+
 /* Bytes, or NULL without an error: hiredis makes other things of what is no entry. */
 static const unsigned char *bytes_of(PyObject *list, Py_ssize_t index, Py_ssize_t *size)
 {
     char *data;
-    PyObject *item = PyList_GetItem(list, index);
-    if (!item || !PyBytes_Check(item) || PyBytes_AsStringAndSize(item, &data, size)) {
+    PyObject *item = one(list, index);
+    if (!item || !PyBytes_Check(item)) return NULL;
+    if (PyBytes_AsStringAndSize(item, &data, size)) {
         PyErr_Clear();
         return NULL;
     }
@@ -86,9 +101,8 @@ static int sound(const unsigned char *data, Py_ssize_t size)
 /* `(id, ms, stream, seq, data)` of an entry `[id, [names and values in turns]]`, a new reference; None: look closer. */
 static PyObject *parsed(PyObject *entry, const Rules *rules)
 {
-    PyObject *flat = NULL;
-    if (entry && PyList_Check(entry) && PyList_Size(entry) == 2) flat = PyList_GetItem(entry, 1);
-    if (!flat || !PyList_Check(flat) || PyList_Size(flat) != 6) Py_RETURN_NONE;
+    PyObject *flat = many(entry) == 2 ? one(entry, 1) : NULL;
+    if (many(flat) != 6) Py_RETURN_NONE;
     if (!is(flat, 0, "stream") || !is(flat, 2, "seq") || !is(flat, 4, "data")) Py_RETURN_NONE;
     Py_ssize_t id_size, name_size, digits, size, at = 0;
     const unsigned char *id = bytes_of(entry, 0, &id_size), *name = bytes_of(flat, 1, &name_size);
@@ -100,8 +114,7 @@ static PyObject *parsed(PyObject *entry, const Rules *rules)
     if (crc32(name, name_size) % (uint64_t)rules->partitions != (uint64_t)rules->partition) Py_RETURN_NONE;
     if (size > rules->max_bytes || size % rules->sample_bytes) Py_RETURN_NONE;
     if (rules->floats && !sound(data, size)) Py_RETURN_NONE;
-    return Py_BuildValue("(OLs#LO)", PyList_GetItem(entry, 0), ms, (const char *)name, name_size, seq,
-                         PyList_GetItem(flat, 5));
+    return Py_BuildValue("(OLs#LO)", one(entry, 0), ms, (const char *)name, name_size, seq, one(flat, 5));
 }
 
 static PyObject *parse(PyObject *Py_UNUSED(module), PyObject *args)
@@ -111,13 +124,14 @@ static PyObject *parse(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "Onnnnnp", &entries, &rules.partition, &rules.partitions, &rules.max_name,
                           &rules.sample_bytes, &rules.max_bytes, &rules.floats))
         return NULL;
-    if (!PyList_Check(entries)) return PyErr_Format(PyExc_TypeError, "parse takes a list of entries");
+    if (many(entries) < 0) return PyErr_Format(PyExc_TypeError, "parse takes a list of entries");
     if (rules.partitions < 1 || rules.sample_bytes < 1)
         return PyErr_Format(PyExc_ValueError, "%zd partitions, samples of %zd bytes: expected 1 or more of both",
                             rules.partitions, rules.sample_bytes);
-    PyObject *found = PyList_New(PyList_Size(entries));
-    for (Py_ssize_t i = 0; found && i < PyList_Size(entries); i++) {
-        PyObject *parts = parsed(PyList_GetItem(entries, i), &rules);
+    Py_ssize_t count = many(entries);
+    PyObject *found = PyList_New(count);
+    for (Py_ssize_t i = 0; found && i < count; i++) {
+        PyObject *parts = parsed(one(entries, i), &rules);
         if (!parts || PyList_SetItem(found, i, parts)) {
             Py_DECREF(found);
             return NULL;

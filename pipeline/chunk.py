@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -78,6 +78,14 @@ class Rejection:
     message: str
 
 
+class Parsed(NamedTuple):
+    """Of some entries those that are chunks, those that are none, and how many bytes they all are."""
+
+    chunks: list[Chunk]
+    rejections: list[Rejection]
+    size_bytes: int
+
+
 class ChunkParser:
     """Entries of a partition's input log to Chunks.
 
@@ -110,20 +118,24 @@ class ChunkParser:
         self._partition, self._partitions = partition, partitions
         self._max_bytes, self._given_bytes = max_chunk_bytes, given_bytes
 
-    def all(self, entries: Sequence[Raw]) -> tuple[list[Chunk], list[Rejection]]:
+    def all(self, entries: Sequence[Raw]) -> Parsed:
         """Entries, in order, as chunks, and those that are none. Nearly all go the short way, by compiled code."""
         chunks: list[Chunk] = []
         rejections: list[Rejection] = []
-        for entry, parts in zip(entries, self._plain(entries), strict=True):
+        plain = self._plain(entries)
+        # Of an entry that goes the short way all but the data is bounded, and little.
+        size_bytes = sum([len(parts[4]) for parts in plain if parts is not None])
+        for entry, parts in zip(entries, plain, strict=True):
             if parts is not None:
                 chunks.append(Chunk(*parts))
                 continue
             entry_id, flat = entry
+            size_bytes += sum(map(len, flat))
             try:
                 chunks.append(self(entry_id, flat))
             except ChunkRejected as rejected:
                 rejections.append(Rejection(entry_id, fields_of(flat), rejected.reason, str(rejected)))
-        return chunks, rejections
+        return Parsed(chunks, rejections, size_bytes)
 
     def _plain(self, entries: Sequence[Raw]) -> Sequence[tuple[bytes, int, str, int, bytes] | None]:
         """Of each entry the beginning of a Chunk; None of one that is not as nearly all are, be it right or wrong."""

@@ -21,7 +21,7 @@ from pipeline.broker.keys import comes_before
 from pipeline.broker.reader import read
 from pipeline.committing import Committer
 from pipeline.errors import RowCorrupt
-from pipeline.intake import Intake
+from pipeline.intake import Found, Intake
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
 from pipeline.settings import Settings
@@ -83,6 +83,7 @@ class Rows:
         """
         count = self._intake.count(len(ownership.owned))
         found = read(self._client, self._topic, {o.partition: o.behind for o in late}, count, 0)
+        taken: Found = {}
         streams: list[list[str]] = []
         upto: list[bytes] = []
         for owned in late:
@@ -90,6 +91,7 @@ class Rows:
                 owned.to(Phase.RUNNING)
             read_entries = found.get(owned.partition, [])
             entries = [entry for entry in read_entries if not comes_before(owned.offset, entry[0])]
+            taken[owned.partition] = entries
             streams.append(owned.task.take(entries))
             more = len(read_entries) == count == len(entries)
             upto.append(entries[-1][0] if more else owned.offset)
@@ -98,7 +100,7 @@ class Rows:
             owned.task.leave_out_known(self._belt, owned.corrupt)
         began_s = time.monotonic()
         tasks.run([owned.task for owned in late], self._belt, self._batcher)
-        self._intake.size(found, sum([owned.task.size_bytes for owned in late]), time.monotonic() - began_s)
+        self._intake.size(taken, sum([owned.task.size_bytes for owned in late]), time.monotonic() - began_s)
         effects = [(o, o.task.replayed(to, o.offset, self._belt)) for o, to in zip(late, upto, strict=True)]
         self._committer.commit(ownership, effects)
         for owned, made in effects:

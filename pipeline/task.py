@@ -94,12 +94,8 @@ class Task:
 
     def take(self, entries: Sequence[Raw]) -> list[str]:
         """Begin a batch with entries of the partition's log, in order. Returns the streams whose rows it needs."""
-        self.chunks, self._rejections = self._parse.all(entries)
+        self.chunks, self._rejections, self.size_bytes = self._parse.all(entries)
         self._entries = len(entries)
-        # A name and a number beside the data of a chunk as producers push it have bounds, and are little.
-        self.size_bytes = sum([len(flat[5]) if len(flat) == 6 else sum(map(len, flat)) for _, flat in entries])
-        for rejection in self._rejections:
-            self.size_bytes += sum([len(name) + len(value) for name, value in rejection.fields.items()])
         if entries:
             self._offset = entries[-1][0]
         return list(dict.fromkeys([chunk.stream for chunk in self.chunks]))

@@ -39,12 +39,13 @@ static int opened(PyObject *from, Argument *argument)
     } else if (PyUnicode_Check(from)) {
         argument->data = PyUnicode_AsUTF8AndSize(from, &argument->size);
         if (!argument->data) return -1;
-    } else if (PyLong_Check(from)) {
+    } else if (PyLong_Check(from) && !PyBool_Check(from)) {
         long long number = PyLong_AsLongLong(from);
         if (number == -1 && PyErr_Occurred()) return -1;
         argument->size = decimal(argument->digits, number);
         argument->data = argument->digits;
-    } else {
+    } else { /* not any buffer: numpy's numbers are some */
+        if (!PyMemoryView_Check(from)) return PyErr_Format(PyExc_TypeError, "got %R", (PyObject *)Py_TYPE(from)), -1;
         if (PyObject_GetBuffer(from, &argument->view, PyBUF_SIMPLE)) return -1;
         argument->viewed = 1;
         argument->data = argument->view.buf;

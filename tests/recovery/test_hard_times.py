@@ -81,7 +81,9 @@ def test_a_read_is_as_large_as_all_that_was_read() -> None:
     """Also what no chunk holds: inputs given to a bundle that takes none, entries that are rejected, their names."""
     for name in (b"data", b"given", b"nonsense"):
         large = [b"stream", b"a", b"seq", b"0", b"data", b"", name, bytes(8 << 20)]
-        for flat in (large, [bytes(8 << 20), b""], [bytes(8 << 20), b"", b"seq", b"0", b"data", b""]):
+        swapped = [b"data", bytes(8 << 20), b"seq", b"0", b"stream", b"a"]
+        hostile = [bytes(8 << 20), b"", b"seq", b"0", b"data", b""]
+        for flat in (large, [bytes(8 << 20), b""], swapped, hostile):
             reads = intake.Intake(connect("redis://localhost:1"), load_settings(read_entries=64), logger())
             found = {0: [(b"1-0", flat)] * 64}
             task = Task(0, 1, InputSpec(sample_rate_hz=8000), Policy(), max_chunk_bytes=16 << 20)

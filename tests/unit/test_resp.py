@@ -6,6 +6,7 @@ import array
 from collections.abc import Sequence
 
 import hiredis
+import numpy as np
 import pytest
 import redis
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_commands_are_packed_as_the_protocol_wants(compiled: bool, said: list[Co
 
 
 @both
-@pytest.mark.parametrize("wrong", [None, 2.5j, ["a"], object(), "\ud800"])
+@pytest.mark.parametrize("wrong", [None, 2.5j, ["a"], object(), "\ud800", True, np.int64(5)])
 def test_what_is_no_argument_is_refused(compiled: bool, wrong: object) -> None:
     with pytest.raises(redis.DataError, match="'SET' is neither bytes, text nor a number"):
         pack([("SET", "key", wrong)], compiled=compiled)  # type: ignore[list-item]
