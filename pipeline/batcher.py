@@ -97,7 +97,7 @@ class Batcher:
             length = int(left[active].min())
             if self._max_blocks is not None:
                 length = min(length, self._max_blocks)
-            for some in _shares(len(active), _TOGETHER * self._max_batch):
+            for some in _shares(len(active), self._max_batch * self._steps_together(length)):
                 group = active[some]
                 x = _excerpts(signal, at[group], length * self._block_samples)
                 broken = self._step(rows, group, x, outputs)
@@ -110,6 +110,11 @@ class Batcher:
             for cut in range(0, len(ended), self._max_batch):
                 self._finish(rows, ended[cut : cut + self._max_batch], outputs)
         return outputs
+
+    def _steps_together(self, blocks: int) -> int:
+        """Of so many blocks a stream, how many steps of the model are prepared and judged together: no more frames in
+        all than `max_blocks` bounds for one."""
+        return max(1, min(_TOGETHER, (self._max_blocks or 0) // blocks))
 
     def _lay_out(self, rows: Array, fresh: Array, sizes: Array, ends: Array) -> tuple[Array, Array, Array]:
         """All samples end to end `[sum, channels]`, as they came: int16 stays that until a step takes it; each stream's

@@ -223,6 +223,25 @@ def test_a_row_keeps_the_signal_behind_it_as_it_came(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("bundle", ["digits"], indirect=True)
+@pytest.mark.parametrize(("blocks", "together"), [(1, 16), (16, 16), (20, 12), (40, 4), (64, 4), (200, 4)])
+def test_what_is_done_for_several_steps_has_the_bound_of_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, blocks: int, together: int
+) -> None:
+    """Frames of as many streams as there are, while there are few of each; of long chunks as many as a step takes."""
+    seen, step = [], bundle.frontend.step
+
+    def watched(x: Array, state: State) -> tuple[Array, State]:
+        seen.append((len(x), x.shape[1] // block_samples(bundle)))
+        return step(x, state)
+
+    monkeypatch.setattr(bundle.frontend, "step", watched)
+    samples = zoo.signal(bundle.manifest.input, blocks * block_samples(bundle))
+    Rows(bundle, 48, max_batch=4, max_blocks=64).feed(list(range(48)), [samples] * 48, [False] * 48)
+    assert seen[0] == (together, min(blocks, 64))
+    assert all(streams * length <= 4 * 64 for streams, length in seen)
+
+
+@pytest.mark.parametrize("bundle", ["digits"], indirect=True)
 @pytest.mark.parametrize(("streams", "steps"), [(4, [4]), (5, [3, 2]), (9, [3, 3, 3]), (10, [4, 3, 3])])
 def test_a_batch_is_run_in_steps_of_even_size(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, streams: int, steps: list[int]
