@@ -14,7 +14,7 @@ from pipeline import intake, ownership
 from pipeline.batcher import Batcher
 from pipeline.broker import partition as partitions
 from pipeline.broker.keys import Keys
-from pipeline.broker.reader import Ahead, Reading
+from pipeline.broker.reader import Ahead
 from pipeline.bundle import Bundle
 from pipeline.consumer import Consumer
 from pipeline.errors import BrokerUnavailable
@@ -105,51 +105,29 @@ def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("fault", ["lose_reply", "cut_reply", "cut_request"])
-def test_questions_that_are_lost(url: str, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commit that was made meanwhile is sent all the same, and what was asked for is read again."""
-    bundle = zoo.bundle("sensor")
-    signals = pushed(url, bundle, 40)
-    asked = 0
-
-    class Struck(Ahead):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            nonlocal asked
-            asked += 1
-            if asked % 4 == 1:
-                getattr(proxy, fault)(b"XREAD")
-            super().__init__(*args, **options)
-
-    monkeypatch.setattr(intake, "Ahead", Struck)
-    with (
-        worker(proxy.url, bundle, **BACKLOG) as running,
-        Consumer("audio", "digits", url=url, start="beginning") as consumer,
-    ):
-        found = collect(consumer, list(signals))
-        assert running.counts["dropped_partitions"] == running.counts["duplicates"] == 0
-    assert_exact(bundle, signals, found)
-    assert proxy.happened[fault] > 2
-
-
-@pytest.mark.parametrize("fault", ["lose_reply", "cut_reply", "cut_request"])
-def test_commits_that_are_lost_with_their_question(
-    url: str, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("asks", "within", "max_batch"),
+    [("Ahead", b"XREAD", 2), ("Reading", b"sb_commit", 128)],
+    ids=["asked before the commit", "with the commit"],
+)
+def test_questions_that_are_lost(
+    url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, asks: str, within: bytes, max_batch: int, fault: str
 ) -> None:
-    """What came with a commit that is in doubt is let go of, and read again once it is known to be stored."""
+    """The commit is sent all the same, or again, and what was asked for is read again once it is stored."""
     bundle = zoo.bundle("sensor")
     signals = pushed(url, bundle, 40)
-    asked = 0
+    asked, plain = 0, getattr(intake, asks)
 
-    class Struck(Reading):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            nonlocal asked
-            asked += 1
-            if asked % 4 == 1:
-                getattr(proxy, fault)(b"sb_commit")
-            super().__init__(*args, **options)
+    def struck(*args: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked % 4 == 1:
+            getattr(proxy, fault)(within)
+        return plain(*args, **options)
 
-    monkeypatch.setattr(intake, "Reading", Struck)
+    monkeypatch.setattr(intake, asks, struck)
     with (
-        worker(proxy.url, bundle, **{**BACKLOG, "max_batch": 128}) as running,
+        worker(proxy.url, bundle, **{**BACKLOG, "max_batch": max_batch}) as running,
         Consumer("audio", "digits", url=url, start="beginning") as consumer,
     ):
         found = collect(consumer, list(signals))
