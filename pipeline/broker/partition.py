@@ -124,7 +124,7 @@ def commit_many(
 
     With `replicas`, an outcome is good only when so many replicas have the commit as well. Whatever the outcome, to
     send the same commit again is safe: what was stored is answered as a duplicate. `reading` is asked in the same
-    breath, and answered where all is stored: else what a server says that may not be the primary any more is not asked.
+    breath, and answered where all is stored: else it may come of a server that is not the primary any more.
     """
     if not commits:
         return []
