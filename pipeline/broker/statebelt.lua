@@ -81,10 +81,10 @@ local function rows_group(group) return group .. ':rows' end
 
 local function is_rows_group(name) return string.sub(name, -5) == ':rows' end
 
--- Two groups of a log: what Redis knows of the deployment's, and where its rows stand (nil: where the offset does).
-local function both_groups(log, group)
+-- Two of a log's groups: what Redis knows of the deployment's, and where its rows stand (nil: where the offset does).
+local function both_groups(groups, group)
   local found, rows_at
-  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', log)) do
+  for _, flat in ipairs(groups) do
     local info = as_map(flat)
     if info['name'] == group then found = info end
     if info['name'] == rows_group(group) then rows_at = info['last-delivered-id'] end
@@ -99,6 +99,31 @@ local function entries_read(info, offset, known)
   local first = info['first-entry']
   if not first or before(offset, first[1]) then return digits(info['entries-added'] - info['length']) end
   return known
+end
+
+-- How many entries of the log, from its beginning, lie at or before `new`, where a commit that read `read` of them moves
+-- the offset from `old`. Counted from what the server knows of the old offset (`group`), not from what the owner believes:
+-- entries that it read may have been lost by a failover since. nil: chunk `new` was lost itself. A failover may have
+-- lost the tail that the owner read; the log then has new entries below `new` that nobody read, and moving the offset
+-- past them would lose them.
+local function entries_upto(log, group, old, new, read)
+  local known, lag = group['entries-read'], group['lag']
+  if old ~= new and known and lag and lag >= read then
+    -- Where counts agree with what is there, XINFO STREAM need not be asked: it copies the first entry and the last.
+    local there = redis.call('XRANGE', log, new, '+', 'COUNT', lag > read and 2 or 1)
+    if there[1] and there[1][1] == new and (lag == read or there[2]) then return digits(known + read) end
+  end
+  local info = as_map(redis.call('XINFO', 'STREAM', log))
+  if old ~= new then
+    local first, last = info['first-entry'], info['last-entry']
+    if before(info['last-generated-id'], new) then return nil end
+    if last and last[1] ~= new and not before(new, first[1]) and #redis.call('XRANGE', log, new, new) == 0 then
+      return nil
+    end
+  end
+  known = entries_read(info, old, known and digits(known) or UNKNOWN)
+  if known ~= UNKNOWN then known = digits(known + read) end
+  return entries_read(info, new, known)
 end
 
 local function holds(lease, owner, epoch) return redis.call('GET', lease) == epoch .. ' ' .. owner end
@@ -130,7 +155,7 @@ local function acquire(keys, args)
   else
     redis.call('PEXPIRE', lease, lease_ms)
   end
-  local found, behind = both_groups(log, group)
+  local found, behind = both_groups(redis.call('XINFO', 'GROUPS', log), group)
   local offset = found['last-delivered-id']
   if not behind or not before(behind, offset) then behind = '' end
   local known = found['entries-read'] and digits(found['entries-read']) or UNKNOWN
@@ -161,6 +186,8 @@ local function release(keys, args)
   return { 'OK' }
 end
 
+local function not_rising(id, key, last) return 'entry ' .. id .. ' of ' .. key .. ' does not rise above ' .. last end
+
 -- Check `count` entries `id, n, n fields and values` from args[at] on, for the log `key`: ids within (last, new] and
 -- rising. Returns the place after them, or nil and what is wrong.
 local function check_entries(key, args, at, count, last, new)
@@ -172,7 +199,7 @@ local function check_entries(key, args, at, count, last, new)
     local ms, seq = halves(id or '')
     if not ms then return nil, 'an entry of ' .. key .. ' has no canonical id' end
     if not halves_before(last_ms, last_seq, ms, seq) then
-      return nil, 'entry ' .. id .. ' of ' .. key .. ' does not rise above ' .. last_ms .. '-' .. last_seq
+      return nil, not_rising(id, key, last_ms .. '-' .. last_seq)
     end
     if halves_before(new_ms, new_seq, ms, seq) then
       return nil, 'entry ' .. id .. ' of ' .. key .. ' lies beyond the new offset ' .. new
@@ -194,10 +221,13 @@ local function check_new_entries(key, args, at, count, old, new)
   return check_entries(key, args, at, count, before(last, old) and old or last, new)
 end
 
+-- Returns the place after them, or nil and why not even the first of them could be added.
 local function add_entries(key, args, at, count)
-  for _ = 1, count do
+  for i = 1, count do
     local n = tonumber(args[at + 1])
-    redis.call('XADD', key, args[at], unpack(args, at + 2, at + 1 + n))
+    local add = i == 1 and redis.pcall or redis.call
+    local added = add('XADD', key, args[at], unpack(args, at + 2, at + 1 + n))
+    if type(added) == 'table' then return nil, added end
     at = at + 2 + n
   end
   return at
@@ -205,10 +235,11 @@ end
 
 -- Redis would stop half way at a command that this user may not run. ACLs speak of keys too, so each write is asked
 -- with its own; a user who may set one row may set all (no pattern of ours tells streams apart).
-local function forbidden(keys, n_sets, group, creates)
+local function forbidden(keys, n_dead, n_sets, group, creates)
   local log, out, dead, lease, set, deleted = keys[1], keys[2], keys[3], keys[4], keys[5], keys[5 + n_sets]
-  local tries = { { 'XADD', out, '*', 'f', 'v' }, { 'XADD', dead, '*', 'f', 'v' },
-    { 'XGROUP', 'SETID', log, group, '0', 'ENTRIESREAD', '0' }, { 'PEXPIRE', lease, '1' } }
+  local tries = { { 'XADD', out, '*', 'f', 'v' }, { 'PEXPIRE', lease, '1' },
+    { 'XGROUP', 'SETID', log, group, '0', 'ENTRIESREAD', '0' } }
+  if n_dead > 0 then tries[#tries + 1] = { 'XADD', dead, '*', 'f', 'v' } end
   if n_sets > 0 then tries[#tries + 1] = { 'SET', set, 'v', 'PX', '1' } end
   if deleted then tries[#tries + 1] = { 'DEL', deleted } end
   if creates then tries[#tries + 1] = { 'XGROUP', 'CREATE', log, group, '0' } end
@@ -226,8 +257,9 @@ local function commit(keys, args)
   local log, out, dead, lease = keys[1], keys[2], keys[3], keys[4]
   local group, owner, epoch, lease_ms, old, new, read = unpack(args, 1, 7)
   if not holds(lease, owner, epoch) then return { 'FENCED', redis.call('GET', lease) or '' } end
-  if type_of(log) == 'none' then return { 'CONFLICT', 'the log is gone' } end
-  local found, rows_at = both_groups(log, group)
+  local groups = redis.pcall('XINFO', 'GROUPS', log)
+  if groups.err then return type_of(log) == 'none' and { 'CONFLICT', 'the log is gone' } or groups end
+  local found, rows_at = both_groups(groups, group)
   if not found then return { 'CONFLICT', 'the group is gone' } end
   if not whole(lease_ms, 1, MAX_TTL_MS) then return { 'INVALID', 'lease_ms is not a positive number' } end
   if not halves(old) or not halves(new) then return { 'INVALID', 'an offset is not a canonical id' } end
@@ -258,21 +290,12 @@ local function commit(keys, args)
     return { 'CONFLICT', 'the rows stand at ' .. stood .. ', not ' .. args[13] }
   end
 
-  local info = as_map(redis.call('XINFO', 'STREAM', log))
-  if old == new then
-    -- Nothing tells the second sending of such a commit from the first: only what may happen twice is allowed.
-    if n_results + n_dead > 0 then return { 'INVALID', 'entries without a new offset' } end
-  else
-    -- A failover may have lost the tail that this owner read. The log then has new entries below `new` that nobody
-    -- read, and moving the offset past them would lose them: the last chunk of a commit must still be there.
-    local first, last = info['first-entry'], info['last-entry']
-    local lost = before(info['last-generated-id'], new)
-    if not lost and last and last[1] ~= new and not before(new, first[1]) then
-      lost = #redis.call('XRANGE', log, new, new) == 0
-    end
-    if lost then return { 'CONFLICT', 'chunk ' .. new .. ' is not in the log any more: the server lost its tail' } end
-  end
-  local at, why = check_new_entries(out, args, 14, n_results, old, new)
+  -- Nothing tells the second sending of such a commit from the first: only what may happen twice is allowed.
+  if old == new and n_results + n_dead > 0 then return { 'INVALID', 'entries without a new offset' } end
+  local upto = entries_upto(log, found, old, new, tonumber(read))
+  if not upto then return { 'CONFLICT', 'chunk ' .. new .. ' is not in the log any more: the server lost its tail' } end
+  -- Whether the results' log is behind the first of them is told by adding it, the first that is written.
+  local at, why = check_entries(out, args, 14, n_results, old, new)
   if not at then return { 'INVALID', why } end
   at, why = check_new_entries(dead, args, at, n_dead, old, new)
   if not at then return { 'INVALID', why } end
@@ -284,21 +307,22 @@ local function commit(keys, args)
     end
     sound = args[i]
   end
-  local denied = forbidden(keys, n_sets, group, behind ~= '' and not rows_at)
+  local denied = forbidden(keys, n_dead, n_sets, group, behind ~= '' and not rows_at)
   if denied then return redis.error_reply('NOPERM this user may not run ' .. denied) end
 
-  at = add_entries(out, args, 14, n_results)
-  at = add_entries(dead, args, at, n_dead)
+  at, why = add_entries(out, args, 14, n_results)
+  if not at then
+    local last = last_id(out)
+    return before(last, args[14]) and why or { 'INVALID', not_rising(args[14], out, last) }
+  end
+  at, why = add_entries(dead, args, at, n_dead)
+  if not at then return why end
   for i = 1, n_sets do
     redis.call('SET', keys[4 + i], args[at], 'PX', args[at + 1])
     at = at + 2
   end
   for i = 5 + n_sets, #keys do redis.call('DEL', keys[i]) end
-  -- Counted from what the server knows of the old offset, not from what the owner believes: entries that it read may
-  -- have been lost by a failover since.
-  local known = entries_read(info, old, found['entries-read'] and digits(found['entries-read']) or UNKNOWN)
-  if known ~= UNKNOWN then known = digits(known + read) end
-  redis.call('XGROUP', 'SETID', log, group, new, 'ENTRIESREAD', entries_read(info, new, known))
+  redis.call('XGROUP', 'SETID', log, group, new, 'ENTRIESREAD', upto)
   if rows_at then -- it may not be destroyed: a worker need not have that right
     redis.call('XGROUP', 'SETID', log, rows_group(group), behind ~= '' and behind or new)
   elseif behind ~= '' then

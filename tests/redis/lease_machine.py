@@ -80,11 +80,15 @@ def is_dead(n: int) -> bool:
 
 @dataclass
 class View:
-    """What a worker believes: its lease, where it stands, and the work that it has in hand."""
+    """What a worker believes: its lease, where it stands, and the work that it has in hand.
+
+    stale: it read that work, and the rows, after its lease was over.
+    """
 
     lease: Lease
     offset: bytes
     hand: Commit | None = None
+    stale: bool = False
 
 
 workers = st.sampled_from("abc")
@@ -151,10 +155,14 @@ class LeaseMachine(RuleBasedStateMachine):
     def fail_over(self) -> None:
         """The replica takes over: everything since then is gone, and no worker was told.
 
-        So are packets on their way: a connection ends with its server. What a worker has in hand it may send again.
+        So are packets on their way: a connection ends with its server. What a worker has in hand it may send again,
+        unless it was read when the lease was over: workers drop a partition by their own clock before they read. (Its
+        rows may be another owner's, and the replica may be from before that one came, with this lease in force.)
         """
         assert self.replica is not None
         self.sent.clear()
+        for view in self._busy():
+            view.hand = None if view.stale else view.hand
         self.client.flushall()
         for key, ttl_ms, value in self.replica[0]:
             self.client.restore(key, ttl_ms, value)
@@ -246,6 +254,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def _take(self, view: View, count: int) -> None:
         """The next chunks are in hand: what they yield is made of the rows that are there now."""
+        view.stale = not self.model.holds(view.lease)
         found = [number(id_) for id_, _ in self.client.xrange(self.keys.log, b"(" + view.offset, count=count)]
         streams = sorted({stream_of(n) for n in found})
         stored = load_rows(self.client, {self.keys: streams})[self.keys]
