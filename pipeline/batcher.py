@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.belt import RowLayout
 from pipeline.bundle import Bundle
-from pipeline.component import Array, Component, Field, State, as_float, as_it_came
+from pipeline.component import Array, Component, Field, State
 from pipeline.head import Events, Forecast
 from pipeline.output import Event, Output
 
@@ -51,14 +51,11 @@ class Batcher:
             part: [(f.name, f"{part}.{f.name}") for f in component.fields] for part, component in self._components()
         }
         # Samples stay as they came: int16 is half of what floats would weigh in the log of every commit.
-        self._sample_type = manifest.input.sample_type
-        self._signals = {
-            f"{part}.{f.name}" for part, component in self._components() for f in component.fields if f.signal
-        }
-        fields = [Field("rest", self._sample_type, (self._block_samples - 1, manifest.input.channels))]
+        sample_type = manifest.input.sample_type
+        fields = [Field("rest", sample_type, (self._block_samples - 1, manifest.input.channels))]
         for part, component in self._components():
             for f in component.fields:
-                dtype = self._sample_type if f.signal else f.dtype
+                dtype = sample_type if f.signal else f.dtype
                 fields.append(Field(f"{part}.{f.name}", dtype, f.shape, f.initial))
         self.layout = RowLayout(bundle.fingerprint, fields, [f"model.{f.name}" for f in bundle.model.given])
 
@@ -146,16 +143,12 @@ class Batcher:
 
     def _state(self, rows: Array, group: Array, part: str) -> State:
         where = _span(group)
-        return {
-            name: as_float(rows[column][where]) if column in self._signals else rows[column][where]
-            for name, column in self._names[part]
-        }
+        return {name: rows[column][where] for name, column in self._names[part]}
 
     def _keep(self, rows: Array, group: Array, part: str, state: State) -> None:
         where = _span(group)
         for name, column in self._names[part]:
-            value = state[name]
-            rows[column][where] = as_it_came(value, self._sample_type) if column in self._signals else value
+            rows[column][where] = state[name]
 
     def _step(self, rows: Array, group: Array, x: Array, outputs: list[Output]) -> Array:
         """Run the streams `group` on `x` `[G, k * block_samples, channels]`; return those whose state broke."""

@@ -22,7 +22,8 @@ State = dict[str, Array]
 class Field:
     """One array of a state: its name, element type, shape without the batch axis, initial value.
 
-    signal: it holds samples as they came, converted: a row may keep those instead, in half the bytes.
+    signal: it holds samples as they came. `step` takes it as int16 as well, where it is given int16, and then returns
+        it so: a row keeps that, in half the bytes.
     """
 
     name: str
@@ -72,8 +73,3 @@ def as_float(samples: Array) -> Array:
     if samples.dtype == np.int16:
         return np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
     return samples.astype(np.float32, copy=False)
-
-
-def as_it_came(samples: Array, dtype: str) -> Array:
-    """What `as_float` made of samples of this type, undone: exactly, for those that it made."""
-    return (samples * np.float32(32768)).astype(np.int16) if dtype == "int16" else samples

@@ -18,7 +18,7 @@ class Event:
     score: float
 
 
-@dataclass
+@dataclass(slots=True)
 class Output:
     """What one chunk brought about.
 

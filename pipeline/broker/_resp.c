@@ -2,7 +2,8 @@
  *
  * What a commit of a batch says is thousands of short arguments and some long ones. hiredis formats each into a growing
  * string, copies that to Python's, and one a command still has to be joined: that was 5 % of a worker. Here the size is
- * known before the first byte is written, and each byte is written once.
+ * known before the first byte is written, and each byte is written once. A dictionary among the arguments stands for its
+ * names and values in turns: an entry's fields.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -68,63 +69,80 @@ static char *headed(char *to, char kind, Py_ssize_t size)
     return to;
 }
 
-/* The bytes of one command, from `to` on if there is such a place and `room` for them; how many they are, or -1. */
-static Py_ssize_t written(PyObject *command, char *to, Py_ssize_t room)
+typedef struct {
+    char *to; /* NULL: only how many bytes there are is asked */
+    Py_ssize_t room, total;
+} Text;
+
+static int changed(void)
 {
-    if (!command || !PyTuple_Check(command)) return PyErr_Format(PyExc_TypeError, "pack takes a list of tuples"), -1;
-    char head[32];
-    Py_ssize_t count = PyTuple_Size(command), total = headed(head, '*', count) - head;
-    if (to) {
-        if (total > room) goto changed;
-        memcpy(to, head, total);
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Argument argument;
-        if (opened(PyTuple_GetItem(command, i), &argument)) return -1;
-        Py_ssize_t before = headed(head, '$', argument.size) - head, each = before + argument.size + 2;
-        if (argument.size > PY_SSIZE_T_MAX / 4 || total > PY_SSIZE_T_MAX / 4) {
-            closed(&argument);
-            PyErr_NoMemory();
-            return -1;
-        }
-        if (to && each <= room - total) {
-            memcpy(to + total, head, before);
-            memcpy(to + total + before, argument.data, argument.size);
-            memcpy(to + total + before + argument.size, "\r\n", 2);
-        }
-        closed(&argument);
-        if (to && each > room - total) goto changed;
-        total += each;
-    }
-    return total;
-changed:
     PyErr_SetString(PyExc_RuntimeError, "an argument changed its size while it was packed");
     return -1;
+}
+
+/* `head`, `size` bytes of data and, behind them, an end. */
+static int put(Text *text, const char *head, Py_ssize_t before, const char *data, Py_ssize_t size)
+{
+    if (size > PY_SSIZE_T_MAX / 4 || text->total > PY_SSIZE_T_MAX / 4) return PyErr_NoMemory(), -1;
+    Py_ssize_t each = before + size + 2;
+    if (text->to) {
+        if (each > text->room - text->total) return changed();
+        char *to = text->to + text->total;
+        memcpy(to, head, before);
+        memcpy(to + before, data, size);
+        memcpy(to + before + size, "\r\n", 2);
+    }
+    text->total += each;
+    return 0;
+}
+
+static int one(Text *text, PyObject *value)
+{
+    char head[32];
+    Argument argument;
+    if (opened(value, &argument)) return -1;
+    int failed = put(text, head, headed(head, '$', argument.size) - head, argument.data, argument.size);
+    closed(&argument);
+    return failed;
+}
+
+/* One command, behind what is there. */
+static int written(Text *text, PyObject *command)
+{
+    if (!command || !PyTuple_Check(command)) return PyErr_Format(PyExc_TypeError, "pack takes a list of tuples"), -1;
+    Py_ssize_t items = PyTuple_Size(command), count = 0;
+    for (Py_ssize_t i = 0; i < items; i++) {
+        PyObject *item = PyTuple_GetItem(command, i);
+        count += PyDict_CheckExact(item) ? 2 * PyDict_Size(item) : 1;
+    }
+    char head[32];
+    if (put(text, head, headed(head, '*', count) - head - 2, "", 0)) return -1;
+    for (Py_ssize_t i = 0; i < items; i++) {
+        PyObject *item = PyTuple_GetItem(command, i), *name, *value;
+        if (!PyDict_CheckExact(item)) {
+            if (one(text, item)) return -1;
+            continue;
+        }
+        for (Py_ssize_t at = 0; PyDict_Next(item, &at, &name, &value);)
+            if (one(text, name) || one(text, value)) return -1;
+    }
+    return 0;
 }
 
 static PyObject *pack(PyObject *Py_UNUSED(module), PyObject *commands)
 {
     if (!PyList_Check(commands)) return PyErr_Format(PyExc_TypeError, "pack takes a list of tuples");
-    Py_ssize_t count = PyList_Size(commands), total = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Py_ssize_t size = written(PyList_GetItem(commands, i), NULL, 0);
-        if (size < 0) return NULL;
-        if (total > PY_SSIZE_T_MAX - size) return PyErr_NoMemory();
-        total += size;
-    }
-    PyObject *packed = PyBytes_FromStringAndSize(NULL, total);
+    Py_ssize_t count = PyList_Size(commands);
+    Text sized = {0};
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (written(&sized, PyList_GetItem(commands, i))) return NULL;
+    PyObject *packed = PyBytes_FromStringAndSize(NULL, sized.total);
     if (!packed) return NULL;
-    char *to = PyBytes_AsString(packed);
-    Py_ssize_t at = 0;
-    for (Py_ssize_t i = 0; i < count && at >= 0; i++) {
-        Py_ssize_t size = written(PyList_GetItem(commands, i), to + at, total - at);
-        at = size < 0 ? -1 : at + size;
-    }
-    if (at != total) {
-        if (at >= 0) PyErr_SetString(PyExc_RuntimeError, "an argument changed its size while it was packed");
-        Py_DECREF(packed);
-        return NULL;
-    }
+    Text text = {PyBytes_AsString(packed), sized.total, 0};
+    int failed = 0;
+    for (Py_ssize_t i = 0; i < count && !failed; i++) failed = written(&text, PyList_GetItem(commands, i));
+    if (!failed && text.total != sized.total) failed = changed();
+    if (failed) Py_CLEAR(packed);
     return packed;
 }
 

@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 
 from pipeline.broker.connection import round_trip, translate, translated
-from pipeline.broker.resp import Command, Value
+from pipeline.broker.resp import Command, Value, Word
 from pipeline.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
     name: str
     keys: Sequence[str]
-    args: Sequence[Value]
+    args: Sequence[Word]
 
 
 @cache
@@ -43,7 +43,7 @@ def library() -> str:
     return source().split("\n", 1)[0].split("=", 1)[1]
 
 
-def _command(call: Call) -> tuple[Value, ...]:
+def _command(call: Call) -> tuple[Word, ...]:
     version = library().rsplit("_", 1)[1]
     return ("FCALL", f"{call.name}_{version}", len(call.keys), *call.keys, *call.args)
 

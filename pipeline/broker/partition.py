@@ -13,7 +13,7 @@ from pipeline.broker.functions import Call, call_many
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Lease, fenced, moved
 from pipeline.broker.reader import Reading
-from pipeline.broker.resp import Command, Value
+from pipeline.broker.resp import Command, Word
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Fields = Mapping[bytes, bytes]
@@ -65,11 +65,9 @@ class Outcome:
         return self.duplicate
 
 
-def _add_entries(args: list[Value], entries: Iterable[tuple[bytes, Fields]]) -> None:
+def _add_entries(args: list[Word], entries: Iterable[tuple[bytes, Fields]]) -> None:
     for id_, fields in entries:
-        args += (id_, 2 * len(fields))
-        for pair in fields.items():
-            args += pair
+        args += (id_, 2 * len(fields), fields if type(fields) is dict else dict(fields))
 
 
 def bounded(fields: Fields) -> Fields:
@@ -90,7 +88,7 @@ def bounded(fields: Fields) -> Fields:
 def _call(lease: Lease, commit: Commit) -> Call:
     keys = lease.keys
     row = keys.row_prefix
-    args: list[Value] = [
+    args: list[Word] = [
         keys.group,
         lease.owner,
         lease.epoch,

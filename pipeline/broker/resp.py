@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import hiredis
 import redis
@@ -15,7 +15,10 @@ except ImportError:  # no compiler, where this was installed
 COMPILED = _resp is not None
 
 Value = str | bytes | memoryview | int
-Command = Sequence[Value]
+Word = Value | dict[bytes, bytes]
+"""A dictionary stands for its names and values in turns: the fields of an entry."""
+
+Command = Sequence[Word]
 
 
 def pack(commands: Sequence[Command], *, compiled: bool = COMPILED) -> bytes:
@@ -24,12 +27,21 @@ def pack(commands: Sequence[Command], *, compiled: bool = COMPILED) -> bytes:
     >>> pack([("XLEN", "log"), ("GET", b"x")])
     b'*2\\r\\n$4\\r\\nXLEN\\r\\n$3\\r\\nlog\\r\\n*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\nx\\r\\n'
 
-    Raises redis.DataError: an argument is neither bytes, text nor a whole number of 64 bits.
+    Raises redis.DataError: an argument is neither bytes, text nor a whole number of 64 bits, nor a dictionary of these.
     """
     try:
         if compiled:
             return _resp.pack([*map(tuple, commands)])
-        return b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
+        return b"".join([hiredis.pack_command(tuple(_words(command))) for command in commands])  # type: ignore[arg-type]
     except (TypeError, OverflowError, UnicodeEncodeError, BufferError) as error:
         name = commands[0][0] if commands and commands[0] else ""
         raise redis.DataError(f"an argument of {name!r} is neither bytes, text nor a number: {error}") from error
+
+
+def _words(command: Command) -> Iterator[Value]:
+    for argument in command:
+        if isinstance(argument, dict):
+            for pair in argument.items():
+                yield from pair
+        else:
+            yield argument

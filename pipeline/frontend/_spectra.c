@@ -239,22 +239,21 @@ CLONED static void eight(const Plan *plan, const float *const from[LANES], float
     }
 }
 
-/* What is behind a stream and what comes, int16 (as the float it stands for) or float32, to `signal`. */
-static void joined(float *signal, const float *context, Py_ssize_t overlap, const char *samples, Py_ssize_t many, int ints)
+/* Samples, int16 (as the floats they stand for) or float32, to `signal`. */
+static void heard(float *signal, const char *samples, Py_ssize_t many, int ints)
 {
-    memcpy(signal, context, overlap * sizeof(float));
     if (ints)
-        for (Py_ssize_t i = 0; i < many; i++) signal[overlap + i] = ((const int16_t *)samples)[i] * (1.0f / 32768);
+        for (Py_ssize_t i = 0; i < many; i++) signal[i] = ((const int16_t *)samples)[i] * (1.0f / 32768);
     else
-        memcpy(signal + overlap, samples, many * sizeof(float));
+        memcpy(signal, samples, many * sizeof(float));
 }
 
 typedef struct {
     Py_ssize_t streams, overlap, many, hop, frames, together; /* together: streams whose signals are laid out at once */
-    const float *context;
-    const char *samples;
+    const char *context, *samples;
     int ints;
-    float *power, *after;
+    float *power;
+    char *after;
 } Task;
 
 static void done(const Plan *plan, const Task *task, float *scratch)
@@ -265,11 +264,15 @@ static void done(const Plan *plan, const Task *task, float *scratch)
     for (Py_ssize_t begin = 0; begin < task->streams; begin += task->together) {
         Py_ssize_t some = task->streams - begin < task->together ? task->streams - begin : task->together;
         for (Py_ssize_t b = 0; b < some; b++) {
-            Py_ssize_t behind = (begin + b) * task->overlap;
+            const char *context = task->context + (begin + b) * task->overlap * each;
+            const char *samples = task->samples + (begin + b) * task->many * each;
+            char *after = task->after + (begin + b) * task->overlap * each;
+            Py_ssize_t kept = task->many < task->overlap ? task->overlap - task->many : 0; /* of what was behind */
             float *signal = scratch + b * length;
-            joined(signal, task->context + behind, task->overlap, task->samples + (begin + b) * task->many * each,
-                   task->many, task->ints);
-            memcpy(task->after + behind, signal + task->many, task->overlap * sizeof(float));
+            heard(signal, context, task->overlap, task->ints);
+            heard(signal + task->overlap, samples, task->many, task->ints);
+            memcpy(after, context + (task->overlap - kept) * each, kept * each);
+            memcpy(after + kept * each, samples + (task->many - task->overlap + kept) * each, (task->overlap - kept) * each);
         }
         for (Py_ssize_t first = 0; first < some * task->frames; first += LANES) {
             const float *from[LANES];
@@ -296,11 +299,11 @@ static PyObject *spectra(PyObject *Py_UNUSED(module), PyObject *args)
     Py_ssize_t wide = sizeof(float), width = task.ints ? sizeof(int16_t) : sizeof(float);
     int fits = plan && task.streams > 0;
     if (fits) {
-        task.overlap = context.len / wide / task.streams;
+        task.overlap = context.len / width / task.streams;
         task.many = samples.len / width / task.streams;
         task.hop = plan->size - task.overlap;
         task.frames = task.hop > 0 ? task.many / task.hop : 0;
-        fits = task.hop > 0 && task.streams * task.overlap * wide == context.len && context.len == after.len &&
+        fits = task.hop > 0 && task.streams * task.overlap * width == context.len && context.len == after.len &&
                task.streams * task.frames * task.hop * width == samples.len &&
                task.streams * task.frames * (plan->half + 1) * wide == power.len;
     }

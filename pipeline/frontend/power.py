@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.component import Array, Field, State, fresh
+from pipeline.component import Array, Field, State, as_float, fresh
 from pipeline.frontend.spectra import COMPILED, spectra
 
 
@@ -44,10 +44,12 @@ class PowerSpectrum:
         if samples % self.hop_samples:
             raise ValueError(f"{samples} samples a stream: expected whole hops of {self.hop_samples}")
         power = np.empty((batch, samples // self.hop_samples, self.bins), np.float32)
-        after = np.empty((batch, self.window_samples - self.hop_samples), np.float32)
-        context = np.ascontiguousarray(state["context"], np.float32)
-        signal = np.ascontiguousarray(x, np.int16 if x.dtype == np.int16 else np.float32)
-        self._spectra(context, signal.reshape(batch, samples), power, after)
+        context = state["context"]
+        if context.dtype != x.dtype:
+            context, x = as_float(context), as_float(x)
+        context, x = np.ascontiguousarray(context), np.ascontiguousarray(x)
+        after = np.empty_like(context)
+        self._spectra(context, x.reshape(batch, samples), power, after)
         return power, {"context": after}
 
     def flush(self, state: State) -> Array:

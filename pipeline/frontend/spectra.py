@@ -24,8 +24,8 @@ COMPILED = _spectra is not None
 Spectra = Callable[[Array, Array, Array, Array], None]
 """`(context, samples, power, after)`: the spectra of all windows of signals to `power` `[b, t, F]`.
 
-`context` `[b, N - hop]` lies behind them, `samples` `[b, t * hop]`, int16 or float32, come; what then lies behind them
-goes to `after`. All others are float32, and all are contiguous."""
+`context` `[b, N - hop]` lies behind them, `samples` `[b, t * hop]` come; what then lies behind them goes to `after`.
+These are int16 or float32, all alike; `power` is float32, and all are contiguous."""
 
 _ROWS_AT_A_TIME = 160
 """Windows in one of scipy's transforms: of 512 points, the fastest number measured."""
@@ -58,8 +58,9 @@ def _by_scipy(window: Array) -> Spectra:
         streams = max(1, _ROWS_AT_A_TIME // max(1, frames))
         for b in range(0, batch, streams):
             some = slice(b, b + streams)
-            signal = np.concatenate([context[some], as_float(samples[some])], axis=1)
-            after[some] = signal[:, samples.shape[1] :]
+            heard = np.concatenate([context[some], samples[some]], axis=1)
+            after[some] = heard[:, samples.shape[1] :]
+            signal = as_float(heard)
             stream, sample = signal.strides
             for t in range(0, frames, _ROWS_AT_A_TIME):
                 now = power[some, t : t + _ROWS_AT_A_TIME]

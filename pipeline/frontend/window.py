@@ -36,13 +36,16 @@ class Window:
         return fresh(self.fields, batch)
 
     def step(self, x: Array, state: State) -> tuple[Array, State]:
-        x = as_float(x)
         batch, samples, _ = x.shape
         frames = samples // self.block
         if self._overlap == 0:  # frames lie behind each other
-            return x.reshape(batch, frames, self.bins), state
-        signal = np.concatenate([state["context"], x], axis=1)
-        rest = {"context": signal[:, signal.shape[1] - self._overlap :].copy()}
+            return as_float(x).reshape(batch, frames, self.bins), state
+        context = state["context"]
+        if context.dtype != x.dtype:
+            context, x = as_float(context), as_float(x)
+        heard = np.concatenate([context, x], axis=1)
+        rest = {"context": heard[:, heard.shape[1] - self._overlap :].copy()}
+        signal = as_float(heard)
         if batch == 0 or frames == 0:
             return np.empty((batch, frames, self.bins), np.float32), rest
         windows = np.lib.stride_tricks.sliding_window_view(signal, self.window_samples, axis=1)

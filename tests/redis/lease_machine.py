@@ -167,6 +167,8 @@ class LeaseMachine(RuleBasedStateMachine):
         for key, ttl_ms, value in self.replica[0]:
             self.client.restore(key, ttl_ms, value)
         kept = deepcopy(self.replica[1])
+        # The replica may still have what was dropped unread; work that was read since then lacks it.
+        kept["aside"]["dropped"] |= self.aside["dropped"]
         self.model, self.aside = kept["model"], kept["aside"]
 
     # -- leases

@@ -26,15 +26,22 @@ arguments = st.one_of(
     st.binary(max_size=300).map(memoryview),
     st.binary(max_size=64).map(lambda data: memoryview(array.array("h", data + data))),  # its length is not its size
 )
-commands = st.lists(st.lists(arguments, min_size=1, max_size=12).map(tuple), max_size=6)
+fields = st.dictionaries(
+    st.binary(max_size=9), st.one_of(st.binary(max_size=99), st.binary(max_size=9).map(memoryview))
+)
+words = st.one_of(arguments, fields)
+commands = st.lists(st.tuples(arguments, st.lists(words, max_size=12)).map(lambda c: (c[0], *c[1])), max_size=6)
 
 
 def by_the_book(commands: Sequence[Command]) -> bytes:
     """What the protocol's description says ("Sending commands to a Redis server"), word by word."""
     out = b""
     for command in commands:
-        out += b"*" + str(len(command)).encode() + b"\r\n"
-        for argument in command:
+        said: list[object] = []
+        for word in command:
+            said += [part for pair in word.items() for part in pair] if isinstance(word, dict) else [word]
+        out += b"*" + str(len(said)).encode() + b"\r\n"
+        for argument in said:
             data = bytes(argument) if isinstance(argument, bytes | memoryview) else str(argument).encode()
             out += b"$" + str(len(data)).encode() + b"\r\n" + data + b"\r\n"
     return out
@@ -48,11 +55,11 @@ def test_commands_are_packed_as_the_protocol_wants(compiled: bool, said: list[Co
     reader = hiredis.Reader()
     reader.feed(packed)
     for command in said:
-        assert len(reader.gets()) == len(command)
+        assert len(reader.gets()) == sum(2 * len(word) if isinstance(word, dict) else 1 for word in command)
 
 
 @both
-@pytest.mark.parametrize("wrong", [None, 2.5j, ["a"], object(), "\ud800", True, np.int64(5)])
+@pytest.mark.parametrize("wrong", [None, 2.5j, ["a"], object(), "\ud800", True, np.int64(5), {b"a": None}, {2j: b""}])
 def test_what_is_no_argument_is_refused(compiled: bool, wrong: object) -> None:
     with pytest.raises(redis.DataError, match="'SET' is neither bytes, text nor a number"):
         pack([("SET", "key", wrong)], compiled=compiled)  # type: ignore[list-item]
