@@ -83,7 +83,7 @@ class Worker:
         # An answer that comes later than the lease lasts is of no use.
         timeout_s = min(TIMEOUT_S, max(_LEAST_TIMEOUT_S, settings.lease_ms / 1000))
         self._history = History()
-        self._client = connect(settings.redis_url, timeout_s, history=self._history)
+        self._client = connect(settings.redis_url, timeout_s, history=self._history, busy=True)
         self._log = logger(topic=settings.topic, group=settings.group, owner=self.owner)
         self._reporter = Reporter(
             settings.status_folder,

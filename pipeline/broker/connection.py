@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,8 +24,8 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from pipeline.broker.asked import Busy
 from pipeline.broker.failover import History, code_of, watch
-from pipeline.broker.resp import Command, pack
 from pipeline.errors import BrokerUnavailable, ConfigError, StatebeltError
 
 Client = redis.Redis
@@ -198,10 +198,13 @@ def _check(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
         context.load_cert_chain(certificate, key, options.get("ssl_password"))
 
 
-def connect(url: str, timeout_s: float = TIMEOUT_S, *, history: History | None = None) -> redis.Redis:
+def connect(
+    url: str, timeout_s: float = TIMEOUT_S, *, history: History | None = None, busy: bool = False
+) -> redis.Redis:
     """A blocking client; connects when first used. Close it with `close()`.
 
-    history: connect to servers of this one alone; for who keeps in memory what it has read.
+    history: connect to servers of this one alone; for who keeps in memory what it has read. busy: for who asks all the
+    time, and can tell that a server is away and comes back; a connection that broke between two questions is an error.
 
     `rediss://` checks the server's certificate and its name; the URL's parameters (`ssl_ca_certs`, `ssl_certfile`,
     `ssl_keyfile`, ...) are in deploy/README.md.
@@ -213,7 +216,7 @@ def connect(url: str, timeout_s: float = TIMEOUT_S, *, history: History | None =
     """
     options = _options(url, timeout_s) | {"command_packer": _Packer()}
     try:
-        client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        client = (Busy if busy else redis.Redis).from_url(url, retry=Retry(NoBackoff(), 0), **options)
         _check(client.connection_pool)
         watch(client.connection_pool)
         if history is not None:
@@ -245,60 +248,6 @@ def connect_async(url: str, timeout_s: float = TIMEOUT_S, *, history: History | 
 
 def _raw(response: Any, **_options: Any) -> Any:
     return response
-
-
-class Asked:
-    """Commands that were sent, as one piece, and whose replies are still to be read.
-
-    Each reply is a value, or the exception of that command alone. Where the connection broke, making it, `ready` and
-    `replies` raise redis.RedisError, and it is over. Whoever does not want the replies calls `drop`.
-    """
-
-    def __init__(self, client: redis.Redis, commands: Sequence[Command]) -> None:
-        packed = pack(commands)
-        self._pool, self._count = client.connection_pool, len(commands)
-        self._connection = self._pool.get_connection()
-        with self._unbroken():
-            self._connection.send_packed_command([packed])  # type: ignore[no-untyped-call]
-
-    def ready(self, timeout_s: float) -> bool:
-        """Wait so long for the first reply. Returns whether it, or its beginning, is there."""
-        with self._unbroken():
-            return bool(self._connection.can_read(timeout_s))
-
-    def replies(self) -> list[Any]:
-        """Wait for them; once."""
-        found: list[Any] = []
-        with self._unbroken():
-            for _ in range(self._count):
-                try:
-                    found.append(self._connection.read_response())
-                except redis.ResponseError as error:
-                    found.append(error)
-        self._pool.release(self._connection)
-        return found
-
-    def drop(self) -> None:
-        """Let go of the replies."""
-        self._connection.disconnect()  # type: ignore[no-untyped-call]
-        self._pool.release(self._connection)
-
-    @contextmanager
-    def _unbroken(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            # Ctrl-C, say: replies that were not read would pass for those of the next commands.
-            self.drop()
-            raise
-
-
-def round_trip(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
-    """Run commands in one round trip: `Asked`, at once.
-
-    As a pipeline, without its callbacks and its many small writes. Raises redis.RedisError where the connection broke.
-    """
-    return Asked(client, commands).replies()
 
 
 def timeout_ms(client: redis.Redis | redis.asyncio.Redis) -> float:

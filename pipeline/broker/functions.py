@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import redis
 import redis.asyncio
 
-from pipeline.broker.connection import round_trip, translate, translated
+from pipeline.broker.asked import round_trip
+from pipeline.broker.connection import translate, translated
 from pipeline.broker.resp import Command, Value, Word
 from pipeline.errors import ConfigError
 

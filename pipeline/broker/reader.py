@@ -14,7 +14,8 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from pipeline.broker.connection import Asked, raise_first, round_trip, timeout_ms, translate
+from pipeline.broker.asked import Asked, round_trip
+from pipeline.broker.connection import raise_first, timeout_ms, translate
 from pipeline.broker.entries import Entry, Raw, fields_of
 from pipeline.broker.failover import ASK, History
 from pipeline.broker.keys import log_key

@@ -14,7 +14,8 @@ import pytest
 import redis
 
 from pipeline.broker.appender import Append, AppendFailed, Pushed
-from pipeline.broker.connection import connect, connect_async, round_trip, translate
+from pipeline.broker.asked import round_trip
+from pipeline.broker.connection import connect, connect_async, translate
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.exchange import exchange
 from pipeline.broker.failover import History

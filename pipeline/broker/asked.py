@@ -1,0 +1,95 @@
+"""Commands that go out as one piece, and their replies."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from pipeline.broker.resp import Command, pack
+
+
+class Busy(redis.Redis):
+    """A client that asks all the time. Between two questions its connections stay out of the pool: to get one from
+    there, looked at whether it still lives, and to give it back takes longer than a small question."""
+
+    _AT_HAND_S = 1.0  # longer ago, the server may have ended it
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._at_hand: list[tuple[Any, float]] = []
+
+    def take_connection(self) -> Any:
+        while self._at_hand:
+            connection, since_s = self._at_hand.pop()
+            fresh = time.monotonic() - since_s < self._AT_HAND_S and connection.pid == os.getpid()
+            if fresh and not connection.should_reconnect():
+                return connection
+            self.connection_pool.release(connection)
+        return self.connection_pool.get_connection()
+
+    def give_connection(self, connection: Any) -> None:
+        self._at_hand.append((connection, time.monotonic()))
+
+
+class Asked:
+    """Commands that were sent, as one piece, and whose replies are still to be read.
+
+    Each reply is a value, or the exception of that command alone. Where the connection broke, making it, `ready` and
+    `replies` raise redis.RedisError, and it is over. Whoever does not want the replies calls `drop`.
+    """
+
+    def __init__(self, client: redis.Redis, commands: Sequence[Command]) -> None:
+        packed = pack(commands)
+        self._client, self._count = client, len(commands)
+        self._connection: Any = (
+            client.take_connection() if isinstance(client, Busy) else client.connection_pool.get_connection()
+        )
+        with self._unbroken():
+            self._connection.send_packed_command([packed])
+
+    def ready(self, timeout_s: float) -> bool:
+        """Wait so long for the first reply. Returns whether it, or its beginning, is there."""
+        with self._unbroken():
+            return bool(self._connection.can_read(timeout_s))
+
+    def replies(self) -> list[Any]:
+        """Wait for them; once."""
+        found: list[Any] = []
+        with self._unbroken():
+            for _ in range(self._count):
+                try:
+                    found.append(self._connection.read_response())
+                except redis.ResponseError as error:
+                    found.append(error)
+        if isinstance(self._client, Busy):
+            self._client.give_connection(self._connection)
+        else:
+            self._client.connection_pool.release(self._connection)
+        return found
+
+    def drop(self) -> None:
+        """Let go of the replies."""
+        self._connection.disconnect()
+        self._client.connection_pool.release(self._connection)
+
+    @contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            # Ctrl-C, say: replies that were not read would pass for those of the next commands.
+            self.drop()
+            raise
+
+
+def round_trip(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
+    """Run commands in one round trip: `Asked`, at once.
+
+    As a pipeline, without its callbacks and its many small writes. Raises redis.RedisError where the connection broke.
+    """
+    return Asked(client, commands).replies()
