@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tests.recovery import child
 
 FENCE = (
-    "if not holds(lease, owner, epoch) then return { 'FENCED', redis.call('GET', lease) or '' } end\n  if type_of(log)"
+    "if not holds(lease, owner, epoch) then return { 'FENCED', redis.call('GET', lease) or '' } end\n  local groups"
 )
 SAME_OFFSET = "if offset ~= old then return { 'CONFLICT', 'the offset is ' .. offset .. ', not ' .. old } end"
 SLOWEST_GROUP = "if before(offset, keep) then keep = offset end"
@@ -44,7 +44,7 @@ class Lua:
         child.replace("pipeline.broker.functions:source", make)
 
 
-NO_LEASE_CHECK = Lua(((FENCE, "if type_of(log)"),))
+NO_LEASE_CHECK = Lua(((FENCE, "local groups"),))
 NO_OFFSET_CHECK = Lua(((SAME_OFFSET, ""),))
 NO_FENCE = Lua((*NO_LEASE_CHECK.edits, *NO_OFFSET_CHECK.edits))
 TRIM_REGARDLESS = Lua(((SLOWEST_GROUP, ""),))

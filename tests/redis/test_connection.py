@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +13,11 @@ import redis
 
 from pipeline.broker import functions
 from pipeline.broker.appender import Appender, AppendFailed, Pushed
+from pipeline.broker.asked import Asked, Busy, round_trip
 from pipeline.broker.connection import (
-    Asked,
     check_server,
     connect,
     connect_async,
-    round_trip,
     shown,
     translate,
     translated,
@@ -67,17 +67,19 @@ def test_a_lost_reply_stores_once_asyncio(client: redis.Redis, proxy: Proxy) -> 
     assert client.xlen("log") == 1
 
 
-def test_what_was_asked_for_and_is_not_wanted_leaves_no_replies_behind(url: str) -> None:
-    with connect(url) as client:
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_was_asked_for_and_is_not_wanted_leaves_no_replies_behind(url: str, busy: bool) -> None:
+    with connect(url, busy=busy) as client:
         Asked(client, [("ECHO", "old")]).drop()
         assert round_trip(client, [("ECHO", "new")]) == [b"new"]
         first, second = (Asked(client, [("ECHO", word)]) for word in ("first", "second"))
         assert (second.replies(), first.replies()) == ([b"second"], [b"first"])
 
 
-def test_a_round_trip_that_was_interrupted_leaves_no_replies_behind(url: str) -> None:
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_round_trip_that_was_interrupted_leaves_no_replies_behind(url: str, busy: bool) -> None:
     """Ctrl-C between sending and reading: the next command would take the reply of another for its own."""
-    with connect(url) as client:
+    with connect(url, busy=busy) as client:
         connection = client.connection_pool.get_connection()
         client.connection_pool.release(connection)
         send, armed = connection.send_packed_command, [True]
@@ -92,6 +94,45 @@ def test_a_round_trip_that_was_interrupted_leaves_no_replies_behind(url: str) ->
             round_trip(client, [("WAIT", 1, 300), ("ECHO", "old")])  # replies that are not there yet
         del connection.send_packed_command
         assert round_trip(client, [("ECHO", "new")]) == [b"new"]
+
+
+def me(client: redis.Redis) -> Any:
+    return round_trip(client, [("CLIENT", "ID")])[0]
+
+
+def test_who_asks_all_the_time_keeps_the_connection_at_hand(url: str) -> None:
+    with connect(url, busy=True) as client, connect(url) as other:
+        mine = me(client)
+        client.connection_pool.disconnect(inuse_connections=False)  # of those in the pool there is none
+        assert me(client) == mine
+        other.client_kill_filter(_id=str(mine))
+        with pytest.raises(redis.ConnectionError):
+            me(client)
+        assert me(client) != mine
+
+
+def test_a_connection_that_was_at_hand_for_long_is_looked_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any of a pool: the server may have ended it, and what nobody sent yet is sent by another."""
+    monkeypatch.setattr(Busy, "_AT_HAND_S", 0.0)
+    with connect(url, busy=True) as client, connect(url) as other:
+        mine = me(client)
+        other.client_kill_filter(_id=str(mine))
+        assert me(client) != mine
+
+
+def test_a_connection_at_hand_is_let_go_of_with_the_others(url: str) -> None:
+    """The pool was told that its server is not the one to ask any more."""
+    with connect(url, busy=True) as client:
+        mine = me(client)
+        client.connection_pool.update_active_connections_for_reconnect()
+        assert me(client) != mine
+
+
+def test_a_child_process_does_not_use_the_connection_at_hand(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(url, busy=True) as client:
+        mine, pid = me(client), os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+        assert me(client) != mine
 
 
 @pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "redis://localhost:port", "redis://h/0?db=x"])
