@@ -41,6 +41,8 @@ class Cutter:
     def __init__(self, spec: InputSpec, max_chunk_bytes: int) -> None:
         self._spec = spec
         self._dtype = np.dtype(spec.sample_type).newbyteorder("<")
+        self._any_value = spec.sample_type == "int16"  # of float32 each has to be looked at
+        self._mono = spec.channels == 1
         self.sample_bytes = self._dtype.itemsize * spec.channels
         self._chunk_samples = max(1, max_chunk_bytes // self.sample_bytes)
 
@@ -60,10 +62,22 @@ class Cutter:
         """At least one chunk's data. Raises ChunkRejected: `bad_stream`, and as `carried` does."""
         if isinstance(samples, Given):
             return [samples]
-        x = carried(samples, self._spec, f"stream {check_stream(stream)!r}")
-        data = x.astype(self._dtype, copy=False).tobytes()
+        check_stream(stream)
+        if self._as_carried(samples):
+            data = samples.tobytes()
+        else:
+            data = carried(samples, self._spec, f"stream {stream!r}").astype(self._dtype, copy=False).tobytes()
         size = self._chunk_samples * self.sample_bytes
+        if 0 < len(data) <= size:
+            return [data]
         return [data[at : at + size] for at in range(0, len(data), size)] or [b""]
+
+    def _as_carried(self, samples: Array) -> bool:
+        """Whether nothing has to be made of these samples, or looked for in them: as nearly always."""
+        if not self._any_value or type(samples) is not np.ndarray or samples.dtype != self._dtype:
+            return False
+        shape = samples.shape
+        return shape[1] == self._spec.channels if len(shape) == 2 else len(shape) == 1 and self._mono
 
 
 class _Failed(NamedTuple):
@@ -139,6 +153,8 @@ class Outbox:
         The data that failed last gets the same numbers again, and only it.
         """
         state = self._streams.get(stream) or self._unsure[stream]
+        if len(parts) == 1 and state.failed is None and not state.sending:
+            return [Pushed(stream, state.next_seq, parts[0], end, state.claim)]
         failed = _Failed.of(state.sending) if state.sending else state.failed
         first, late_end = state.next_seq, False
         if failed is not None:
@@ -161,16 +177,21 @@ class Outbox:
         for chunk in chunks:
             streams.setdefault(chunk.stream, []).append(chunk)
         for stream, sent in streams.items():
-            before = self._drop(stream)
-            unsure = before is not None and before.next_seq == sent[0].seq and before.unsure
-            self._unsure[stream] = _Stream(sent[0].seq, sent[0].claim, sent, unsure=unsure)
+            _, seq, _, _, claim = sent[0]
+            state = self._drop(stream)
+            if state is None or state.next_seq != seq:
+                state = _Stream(seq, claim)
+            state.claim, state.sending, state.failed = claim, sent, None
+            self._unsure[stream] = state
 
     def stored(self, chunks: Sequence[Pushed]) -> None:
         """These are in the log."""
-        for chunk in chunks:
-            self._drop(chunk.stream)
-            if not chunk.end:  # else whatever comes under this name is a new stream, and asks for a number of its own
-                self._streams[chunk.stream] = _Stream(chunk.seq + 1, chunk.claim)
+        for stream, seq, _, end, claim in chunks:
+            state = self._drop(stream) or _Stream(seq, claim)
+            if not end:  # else whatever comes under this name is a new stream, and asks for a number of its own
+                state.next_seq, state.claim = seq + 1, claim
+                state.sending, state.failed, state.unsure = (), None, False
+                self._streams[stream] = state
         self._forget()
 
     def failed(self, streams: Iterable[str]) -> None:
@@ -206,7 +227,8 @@ class Outbox:
             self.begin({stream: begun})
 
     def _drop(self, stream: str) -> _Stream | None:
-        self._fenced.pop(stream, None)
+        if self._fenced:
+            self._fenced.pop(stream, None)
         return self._streams.pop(stream, None) or self._unsure.pop(stream, None)
 
     def _forget(self) -> None:

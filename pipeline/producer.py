@@ -59,7 +59,7 @@ class Producer(Pushing):
     """
 
     def _connect(self) -> None:
-        self._client = connect(self._url, self._reply_timeout_s)
+        self._client = connect(self._url, self._reply_timeout_s, busy=True)
         self._sender: Sender | None = None
         if self._waiting is not None:
             self._sender = Sender(self._client, self._waiting, self._terms, self._claim())

@@ -15,7 +15,7 @@ import redis.asyncio
 
 from pipeline.broker.exchange import Exchange, exchange, exchange_async
 from pipeline.broker.functions import Call, call_many
-from pipeline.broker.keys import check_stream, log_key, partition_of
+from pipeline.broker.keys import check_stream, log_key, partition_of, stand_key
 from pipeline.broker.stand import Terms
 from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Fenced
 
@@ -94,9 +94,10 @@ class Append(Exchange[list[bytes]]):
 
     def _call(self, partition: int, group: list[int]) -> Call:
         terms, chunks = self._terms, [self._chunks[i] for i in group]
+        stand = stand_key(terms.topic, partition, "")
         return Call(
             "sb_append",
-            [terms.log(partition), *[terms.stand(chunk.stream) for chunk in chunks]],
+            [terms.log(partition), *[stand + chunk.stream for chunk in chunks]],
             [
                 terms.max_backlog,
                 terms.idle_ms,

@@ -14,9 +14,7 @@ from typing import Any, Literal
 
 from tests.recovery import child
 
-FENCE = (
-    "if not holds(lease, owner, epoch) then return { 'FENCED', redis.call('GET', lease) or '' } end\n  local groups"
-)
+FENCE = "if not holds(lease, owner, epoch) then return { 'FENCED', redis.call('GET', lease) or '' } end\n  local groups"
 SAME_OFFSET = "if offset ~= old then return { 'CONFLICT', 'the offset is ' .. offset .. ', not ' .. old } end"
 SLOWEST_GROUP = "if before(offset, keep) then keep = offset end"
 
