@@ -7,7 +7,7 @@ the streams that still have some. Since step equals forward for any cut, this ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -156,11 +156,12 @@ class Batcher:
         self._keep(rows, group, "frontend", state)
         scores = self._score(rows, group, frames)
         sound = _finite([scores, *self._state(rows, group, "model").values()])
-        before = rows["frames"][group]
-        rows["frames"][group] = before + frames.shape[1]
+        count, where = rows["frames"], _span(group)
+        count[where] += frames.shape[1]
         if self._bundle.model.latency == 0:
             sound = self._decide_sound(rows, group, scores, sound, outputs)
         else:  # it has nothing to say of a stream's first steps; streams differ in how far they are
+            before = count[where] - frames.shape[1]
             warm_up = np.clip(self._bundle.model.latency - before, 0, scores.shape[1])
             for skip in set(warm_up.tolist()):
                 chosen = np.flatnonzero(warm_up == skip)
@@ -213,11 +214,12 @@ class Batcher:
             sound = _finite([made, *state.values()])
             self._play(rows, group[sound], made[sound], before["at"][sound], outputs)
         if self._keep_scores:
-            chooses = head if isinstance(head, Forecast) and not self._keep_all else None
-            for g, (i, kept) in enumerate(zip(group.tolist(), scores, strict=True)):
-                if chooses:
-                    kept = chooses.published(kept, int(before["frames"][g]))
-                if sound[g] and len(kept):
+            published: Iterable[Array] = scores
+            if isinstance(head, Forecast) and not self._keep_all:
+                starts = before["frames"].tolist()
+                published = [head.published(kept, start) for kept, start in zip(scores, starts, strict=True)]
+            for i, kept, is_sound in zip(group.tolist(), published, sound.tolist(), strict=True):
+                if is_sound and len(kept):
                     outputs[i].scores = _with(outputs[i].scores, kept)
         return sound
 
