@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.broker.connection import Client
@@ -37,9 +38,11 @@ class Intake:
         self.entries = settings.read_entries
         self._client, self._settings, self._log = client, settings, log
         self._ahead: Ahead | None = None
+        self._fetcher = ThreadPoolExecutor(1, "read")  # starts no thread before there is something to fetch
         self._asked_s = self._waited_s = 0.0
         self._hand: dict[int, tuple[bytes, list[Raw]]] = {}  # after which id, what
         self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
+        self._calm = False  # did the last batch take much less than it may?
         self._apart = False  # is this a cluster, where partitions lie in different slots?
 
     @property
@@ -52,6 +55,11 @@ class Intake:
         ahead, self._ahead, self._hand = self._ahead, None, {}
         if ahead is not None:
             ahead.drop()
+
+    def close(self) -> None:
+        """No more reads."""
+        self.forget()
+        self._fetcher.shutdown()
 
     def count(self, partitions: int) -> int:
         """How many are read of each of so many partitions."""
@@ -77,8 +85,15 @@ class Intake:
             found = read(self._client, s.topic, offsets, self._asked, block_ms, enough=s.max_batch)
         return found
 
-    def ask(self, owned: Mapping[int, Owned], found: Found) -> None:
-        """Ask for what follows `found`, and do not wait: `collect` has the answer.
+    def more_waits(self, found: Found, size_bytes: int) -> bool:
+        """Whether what follows `found` is there for sure, and may be as much: to be fetched while `found` is run."""
+        return self._calm and 2 * size_bytes < _READ_BYTES and self._is_full(found)
+
+    def _is_full(self, found: Found) -> bool:
+        return any(len(of) >= self._asked for of in found.values())
+
+    def ask(self, owned: Mapping[int, Owned], found: Found, *, fetch: bool = False) -> None:
+        """Ask for what follows `found`, and do not wait: `collect` has the answer. fetch: take it in meanwhile.
 
         All partitions are asked for, not only those of `found`: none waits for the others to be silent. Reading changes
         nothing, so where the commit of `found` fails, what was read is let go of. Raises nothing, for the batch that
@@ -89,7 +104,8 @@ class Intake:
             return
         self._asked_s = time.monotonic()
         topic, offsets, count = self._settings.topic, _behind(owned, found), self.count(len(owned))
-        self._ahead = Ahead(self._client, topic, offsets, count, apart=self._apart)
+        fetcher = self._fetcher if fetch else None
+        self._ahead = Ahead(self._client, topic, offsets, count, apart=self._apart, fetcher=fetcher)
 
     def with_commit(self, owned: Mapping[int, Owned], found: Found) -> Reading | None:
         """What follows `found`, to be asked in the same breath as its commit; `answered` takes it in hand. None: it was
@@ -130,6 +146,7 @@ class Intake:
         entries, aim_s = sum(map(len, found.values())), self._settings.lease_ms / 1000 / 4
         took_s, self._waited_s = ran_s + self._waited_s, 0.0
         excess = max(took_s / aim_s, size_bytes / _READ_BYTES)
+        self._calm = excess < 0.5
         if excess > 1:
             self.entries = max(1, min(self.entries, int(entries / excess)))
             self._log.warning(
@@ -139,7 +156,7 @@ class Intake:
                 size_bytes=size_bytes,
                 next=self.entries,
             )
-        elif excess < 0.5 and any(len(of) >= self._asked for of in found.values()):
+        elif self._calm and self._is_full(found):
             self.entries = min(self._settings.read_entries, 2 * self.entries)
 
 

@@ -264,9 +264,14 @@ class Worker:
                 owned.to(Phase.RUNNING)
         streams = [owned.task.take(found[owned.partition]) for owned in work]
         self._rows.load(work, streams)
+        size_bytes = sum([owned.task.size_bytes for owned in work])
+        ahead = self._room_to_fly() and not self._stopping
+        if ahead and self._intake.more_waits(found, size_bytes):
+            self._intake.ask(ownership.owned, found, fetch=True)
+            ahead = False
         began_s = time.monotonic()
         ran = tasks.run([owned.task for owned in work], self._belt, self._batcher)
-        self._intake.size(found, sum([owned.task.size_bytes for owned in work]), time.monotonic() - began_s)
+        self._intake.size(found, size_bytes, time.monotonic() - began_s)
         self._committer.settle(ownership)  # the batch before this one; what it lost was lost to this one as well
         # One whose commit is still in doubt is out of time: its lease ends, or the worker does.
         work = [o for o in work if ownership.owned.get(o.partition) is o and o.phase is Phase.RUNNING]
@@ -274,7 +279,7 @@ class Worker:
             return
         for owned in work:
             self._rows.note_corrupt(owned)
-        if self._room_to_fly() and not self._stopping:
+        if ahead and not self._stopping:
             self._intake.ask(ownership.owned, found)
         effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt, ran), strict=True))
         if self._intake.collect():
@@ -373,7 +378,7 @@ class Worker:
             except BrokerUnavailable as error:
                 self._log.warning("leases_not_released", error=str(error))
         self._committer.close()
-        self._intake.forget()
+        self._intake.close()
         self._client.close()
         self._reporter.clear()
         self._log.info("stopped", **self.counts)

@@ -72,6 +72,10 @@ class Asked:
             self._client.connection_pool.release(self._connection)
         return found
 
+    def interrupt(self) -> None:
+        """End the waiting of another thread, in `replies`, as if the connection had broken."""
+        self._connection.disconnect()
+
     def drop(self) -> None:
         """Let go of the replies."""
         self._connection.disconnect()

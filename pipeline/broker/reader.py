@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
 from typing import Any
 
 import redis
@@ -189,18 +190,34 @@ class Reading:
 
 
 class Ahead(Reading):
-    """A reading that goes out by itself, now: until it is answered there is other work to do."""
+    """A reading that goes out by itself, now: until it is answered there is other work to do.
+
+    Args:
+        fetcher: a thread that takes the answer in meanwhile. A large one does not fit into the socket: the server sends
+            on as it is read, and would be waited for.
+    """
 
     def __init__(
-        self, client: redis.Redis, topic: str, offsets: Mapping[int, bytes], count: int, *, apart: bool = False
+        self,
+        client: redis.Redis,
+        topic: str,
+        offsets: Mapping[int, bytes],
+        count: int,
+        *,
+        apart: bool = False,
+        fetcher: Executor | None = None,
     ) -> None:
         super().__init__(topic, offsets, count, apart=apart)
         self._asked: Asked | None = None
+        self._fetched: Future[list[Any]] | None = None
         with contextlib.suppress(redis.RedisError):
             self._asked = Asked(client, self.commands)
+            self._fetched = fetcher.submit(self._asked.replies) if fetcher else None
 
     def ready(self, timeout_s: float) -> bool:
         """Wait so long for the answer. Returns whether `take` need not wait, be it to find nothing."""
+        if self._fetched is not None:
+            return bool(wait([self._fetched], timeout_s).done)
         try:
             return self._asked is None or self._asked.ready(timeout_s)
         except redis.RedisError:
@@ -211,7 +228,8 @@ class Ahead(Reading):
         """What was found, once. Waits for the answer."""
         asked, self._asked = self._asked, None
         try:
-            self.answered([] if asked is None else asked.replies())
+            if asked is not None:
+                self.answered(asked.replies() if self._fetched is None else self._fetched.result())
         except redis.RedisError:
             return {}
         return super().take()
@@ -219,5 +237,7 @@ class Ahead(Reading):
     def drop(self) -> None:
         """It is not wanted any more."""
         asked, self._asked = self._asked, None
-        if asked is not None:
+        if asked is not None and self._fetched is None:
             asked.drop()
+        elif asked is not None and self._fetched is not None and not self._fetched.done():
+            asked.interrupt()

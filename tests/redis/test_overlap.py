@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import redis
 from pipeline import intake, ownership
 from pipeline.batcher import Batcher
 from pipeline.broker import partition as partitions
-from pipeline.broker.keys import Keys
+from pipeline.broker.asked import Asked, round_trip
+from pipeline.broker.connection import connect
+from pipeline.broker.keys import Keys, log_key
 from pipeline.broker.reader import Ahead
 from pipeline.bundle import Bundle
 from pipeline.consumer import Consumer
@@ -102,6 +105,59 @@ def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.M
         assert running.counts["overlapped"] > 10
     else:
         assert running.counts["overlapped"] == 0
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_what_follows_a_full_batch_is_fetched_while_it_runs(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches begin only when all is fetched: who fetches afterwards, or in the same thread, waits in vain."""
+    bundle = zoo.bundle("sensor")
+    signals = pushed(url, bundle, 40)
+    begun, done, meanwhile = 0, 0, 0
+    fetch, make, run = Asked.replies, Ahead.__init__, Batcher.run_joined
+
+    def begins(*args: Any, **options: Any) -> None:
+        nonlocal begun
+        begun += options.get("fetcher") is not None
+        make(*args, **options)
+
+    def fetched(asked: Asked) -> Any:
+        nonlocal done
+        found = fetch(asked)
+        done += threading.current_thread().name.startswith("read")
+        return found
+
+    def runs(*args: Any, **options: Any) -> Any:
+        nonlocal meanwhile
+        before = done
+        until(lambda: done == begun, "what follows")
+        meanwhile += done > before
+        return run(*args, **options)
+
+    monkeypatch.setattr(Ahead, "__init__", begins)
+    monkeypatch.setattr(Asked, "replies", fetched)
+    monkeypatch.setattr(Batcher, "run_joined", runs)
+    with (
+        worker(url, bundle, **BACKLOG),
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        found = collect(consumer, list(signals))
+    assert_exact(bundle, signals, found)
+    assert meanwhile > 5
+
+
+def test_a_fetch_that_is_not_wanted_any_more_ends(proxy: Proxy, redis_client: redis.Redis) -> None:
+    """Its answer is still on its way: who fetches must not wait for it, and nobody takes it for another one."""
+    redis_client.xadd(log_key("audio", 0), {"a": "b"})
+    with connect(proxy.url, 60, busy=True) as client, ThreadPoolExecutor(1) as fetcher:
+        for answered in (False, True):
+            if not answered:
+                proxy.delay(60, "reply", b"XREAD")
+            ahead = Ahead(client, "audio", {0: b"0-0"}, 10, fetcher=fetcher)
+            assert ahead.ready(10 if answered else 0.01) is answered
+            ahead.drop()
+            fetcher.submit(lambda: None).result(20)
+            assert round_trip(client, [("ECHO", "new")]) == [b"new"]
+        assert list(Ahead(client, "audio", {0: b"0-0"}, 10, fetcher=fetcher).take()) == [0]
 
 
 @pytest.mark.parametrize("fault", ["lose_reply", "cut_reply", "cut_request"])
