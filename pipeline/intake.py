@@ -86,7 +86,8 @@ class Intake:
         return found
 
     def more_waits(self, found: Found, size_bytes: int) -> bool:
-        """Whether what follows `found` is there for sure, and may be as much: to be fetched while `found` is run."""
+        """Whether there is more behind `found`, by all that is known, and it may be as much: to be fetched while
+        `found` is run."""
         return self._calm and 2 * size_bytes < _READ_BYTES and self._is_full(found)
 
     def _is_full(self, found: Found) -> bool:

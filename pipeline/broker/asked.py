@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -24,16 +24,24 @@ class Busy(redis.Redis):
         self._at_hand: list[tuple[Any, float]] = []
 
     def take_connection(self) -> Any:
-        while self._at_hand:
-            connection, since_s = self._at_hand.pop()
+        while True:
+            try:
+                connection, since_s = self._at_hand.pop()
+            except IndexError:  # nothing is at hand, or another thread was quicker
+                return self.connection_pool.get_connection()
             fresh = time.monotonic() - since_s < self._AT_HAND_S and connection.pid == os.getpid()
             if fresh and not connection.should_reconnect():
                 return connection
             self.connection_pool.release(connection)
-        return self.connection_pool.get_connection()
 
     def give_connection(self, connection: Any) -> None:
         self._at_hand.append((connection, time.monotonic()))
+
+    def doubt(self) -> None:
+        """A connection broke: others may have. Those at hand go to the pool, which looks at them."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self.connection_pool.release(self._at_hand.pop()[0])
 
 
 class Asked:
@@ -73,15 +81,18 @@ class Asked:
         return found
 
     def interrupt(self) -> None:
-        """End the waiting of another thread, in `replies`, as if the connection had broken."""
+        """End the waiting of another thread, in `replies`, as if the connection had broken. For when nobody else asks:
+        should the replies have come this moment, the connection may be used by who does."""
         self._connection.disconnect()
 
     def drop(self) -> None:
         """Let go of the replies."""
         self._connection.disconnect()
         self._client.connection_pool.release(self._connection)
+        if isinstance(self._client, Busy):
+            self._client.doubt()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:
         try:
             yield

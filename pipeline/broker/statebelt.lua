@@ -108,8 +108,9 @@ end
 -- past them would lose them.
 local function entries_upto(log, group, old, new, read)
   local known, lag = group['entries-read'], group['lag']
-  if old ~= new and known and lag and lag >= read then
-    -- Where counts agree with what is there, XINFO STREAM need not be asked: it copies the first entry and the last.
+  -- Where counts agree with what is there, XINFO STREAM need not be asked: it copies the first entry and the last. They do
+  -- not where somebody trimmed entries that the group has still to read: then the log is shorter than its lag.
+  if old ~= new and known and lag and redis.call('XLEN', log) >= lag then
     local there = redis.call('XRANGE', log, new, '+', 'COUNT', lag > read and 2 or 1)
     if there[1] and there[1][1] == new and (lag == read or there[2]) then return digits(known + read) end
   end
@@ -235,11 +236,10 @@ end
 
 -- Redis would stop half way at a command that this user may not run. ACLs speak of keys too, so each write is asked
 -- with its own; a user who may set one row may set all (no pattern of ours tells streams apart).
-local function forbidden(keys, n_dead, n_sets, group, creates)
+local function forbidden(keys, n_sets, group, creates)
   local log, out, dead, lease, set, deleted = keys[1], keys[2], keys[3], keys[4], keys[5], keys[5 + n_sets]
-  local tries = { { 'XADD', out, '*', 'f', 'v' }, { 'PEXPIRE', lease, '1' },
-    { 'XGROUP', 'SETID', log, group, '0', 'ENTRIESREAD', '0' } }
-  if n_dead > 0 then tries[#tries + 1] = { 'XADD', dead, '*', 'f', 'v' } end
+  local tries = { { 'XADD', out, '*', 'f', 'v' }, { 'XADD', dead, '*', 'f', 'v' },
+    { 'XGROUP', 'SETID', log, group, '0', 'ENTRIESREAD', '0' }, { 'PEXPIRE', lease, '1' } }
   if n_sets > 0 then tries[#tries + 1] = { 'SET', set, 'v', 'PX', '1' } end
   if deleted then tries[#tries + 1] = { 'DEL', deleted } end
   if creates then tries[#tries + 1] = { 'XGROUP', 'CREATE', log, group, '0' } end
@@ -307,7 +307,7 @@ local function commit(keys, args)
     end
     sound = args[i]
   end
-  local denied = forbidden(keys, n_dead, n_sets, group, behind ~= '' and not rows_at)
+  local denied = forbidden(keys, n_sets, group, behind ~= '' and not rows_at)
   if denied then return redis.error_reply('NOPERM this user may not run ' .. denied) end
 
   at, why = add_entries(out, args, 14, n_results)

@@ -92,6 +92,23 @@ def test_a_read_is_as_large_as_all_that_was_read() -> None:
             assert reads.entries <= 8
 
 
+def test_only_after_calm_and_full_batches_more_is_fetched_at_once() -> None:
+    """What is fetched while a batch runs cannot be made smaller should that batch take long, or be large."""
+    reads = intake.Intake(connect("redis://localhost:1"), load_settings(read_entries=4, lease_ms=1000), logger())
+    reads._asked = reads.count(2)  # of two partitions
+    full: intake.Found = {0: [(b"1-0", [])] * 2, 1: [(b"1-0", [])]}
+    assert not reads.more_waits(full, 1000)  # nothing is known of batches yet
+    reads.size(full, 1000, 0.01)
+    assert reads.more_waits(full, 1000)
+    assert not reads.more_waits({0: [(b"1-0", [])], 1: [(b"1-0", [])]}, 1000)
+    assert not reads.more_waits(full, 32 << 20)  # and as much again would be more than a read may hold
+    reads.size(full, 1000, 0.2)
+    assert not reads.more_waits(full, 1000)
+    reads.size(full, 40 << 20, 0.01)
+    assert not reads.more_waits(full, 1000)
+    reads.close()
+
+
 def test_a_full_server_is_waited_for_and_trimmed(url: str, redis_client: redis.Redis) -> None:
     """Out of memory beyond the lease: nobody loses a partition, what was read is trimmed, a newcomer can help."""
     bundle = zoo.bundle("sensor")

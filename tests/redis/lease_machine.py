@@ -156,8 +156,8 @@ class LeaseMachine(RuleBasedStateMachine):
         """The replica takes over: everything since then is gone, and no worker was told.
 
         So are packets on their way: a connection ends with its server. What a worker has in hand it may send again,
-        unless it was read when the lease was over: workers drop a partition by their own clock before they read. (Its
-        rows may be another owner's, and the replica may be from before that one came, with this lease in force.)
+        unless it was read when the lease was over. (Its rows may be another owner's, and here the lease may be in force
+        again, for this replica keeps how long it has to run. A real one keeps when it ends.)
         """
         assert self.replica is not None
         self.sent.clear()

@@ -224,6 +224,27 @@ def test_chunks_dropped_unread_after_the_read_do_not_fence(client: redis.Redis, 
     assert lag(client, keys) == 0
 
 
+def test_chunks_dropped_unread_before_the_read_do_not_count_as_waiting(
+    client: redis.Redis, keys: Keys, granted: Granted
+) -> None:
+    """Also while no commit reaches the end of the log, as under load: producers would be held back for nothing."""
+    commit(client, granted.lease, Commit(b"0-0", b"2-0", 2))
+    client.xtrim(keys.log, minid="6-0", approximate=False)
+    commit(client, granted.lease, Commit(b"2-0", b"8-0", 3))
+    assert lag(client, keys) == 2
+    commit(client, granted.lease, Commit(b"8-0", b"9-0", 1))
+    assert lag(client, keys) == 1
+
+
+@pytest.mark.parametrize("entries", [4, 9, 12])
+def test_at_the_end_of_the_log_nothing_waits_whatever_was_counted(
+    client: redis.Redis, keys: Keys, granted: Granted, entries: int
+) -> None:
+    commit(client, granted.lease, Commit(b"0-0", b"1-0", 1))
+    commit(client, granted.lease, Commit(b"1-0", b"10-0", entries))
+    assert lag(client, keys) == 0
+
+
 def test_the_lag_is_right_after_a_failover_that_lost_what_was_read(client: redis.Redis, keys: Keys) -> None:
     """The owner read a chunk that the new master never had: it counts for nothing there."""
     lease = grant(client, keys).lease

@@ -111,6 +111,17 @@ def test_who_asks_all_the_time_keeps_the_connection_at_hand(url: str) -> None:
         assert me(client) != mine
 
 
+def test_one_that_broke_is_reason_to_look_at_the_others(url: str) -> None:
+    """A server that was away is told once, not once for each connection at hand."""
+    with connect(url, busy=True) as client, connect(url) as other:
+        three = [Asked(client, [("CLIENT", "ID")]) for _ in range(3)]
+        for id_ in [asked.replies()[0] for asked in three]:
+            other.client_kill_filter(_id=str(id_))
+        with pytest.raises(redis.ConnectionError):
+            me(client)
+        assert me(client) > 0
+
+
 def test_a_connection_that_was_at_hand_for_long_is_looked_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As any of a pool: the server may have ended it, and what nobody sent yet is sent by another."""
     monkeypatch.setattr(Busy, "_AT_HAND_S", 0.0)

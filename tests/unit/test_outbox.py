@@ -206,6 +206,19 @@ def test_a_stream_whose_last_push_was_refused_is_forgotten_unless_it_may_be_stor
     assert box.new(["s"]) == ([] if before else ["s"])
 
 
+def test_what_was_in_doubt_once_and_is_stored_is_in_doubt_no_more() -> None:
+    box = outbox(max_streams=2)
+    sent = box.pack("s", ONE, False)
+    box.sending(sent)
+    box.outbox.failed(["s"])
+    box.sending(sent)
+    box.stored(sent)
+    box.sending(box.pack("s", TWO, False))
+    box.outbox.refused(["s"])
+    box.push(*(f"t-{i}" for i in range(10)))
+    assert box.new(["s"]) == ["s"]
+
+
 def test_streams_that_were_taken_are_forgotten_last_and_are_no_more_than_the_others() -> None:
     box = outbox(max_streams=2)
     box.outbox.fenced(["s"])
