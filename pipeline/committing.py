@@ -7,18 +7,17 @@ partition alone.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.broker import partition as partitions
 from pipeline.broker.connection import Client
-from pipeline.broker.partition import Commit, Outcome
+from pipeline.broker.partition import Commit, Outcome, Sending
 from pipeline.broker.reader import Reading
-from pipeline.errors import BrokerUnavailable, Fenced
+from pipeline.errors import BrokerUnavailable, Fenced, StatebeltError
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
 from pipeline.settings import Settings
@@ -43,7 +42,7 @@ class _Flight:
 
     pending: list[_Pending]
     sent_s: float
-    outcomes: Future[list[Outcome]]
+    sending: Sending
 
 
 class Committer:
@@ -70,7 +69,6 @@ class Committer:
         self._client, self._settings, self._counts, self._log = client, settings, counts, log
         self._late, self._wait, self._away = late, wait, away
         self._flight: _Flight | None = None
-        self._sender = ThreadPoolExecutor(1, "commit")  # starts no thread before there is something to send
 
     def commit(
         self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]], reading: Reading | None = None
@@ -83,7 +81,7 @@ class Committer:
         pending = self._begun(effects)
         sent_s = time.monotonic()
         if pending:
-            self._conclude(ownership, pending, self._send(pending, reading), sent_s)
+            self._conclude(ownership, pending, self._send(pending, reading).outcomes(), sent_s)
 
     def begin(self, ownership: Ownership, effects: Iterable[tuple[Owned, Effects]]) -> None:
         """Send the commit and do not wait: what `commit` would do about its outcome, `settle` does.
@@ -93,23 +91,20 @@ class Committer:
         pending = self._begun(effects)
         if pending:
             self._counts["overlapped"] += 1
-            self._flight = _Flight(pending, time.monotonic(), self._sender.submit(self._send, pending))
+            self._flight = _Flight(pending, time.monotonic(), self._send(pending))
 
     def settle(self, ownership: Ownership) -> None:
         """Wait for the commit that is on its way, if one is. Raises as `commit`."""
         flight, self._flight = self._flight, None
         if flight is not None:
-            self._conclude(ownership, flight.pending, flight.outcomes.result(), flight.sent_s)
+            self._conclude(ownership, flight.pending, flight.sending.outcomes(), flight.sent_s)
 
     def abandon(self) -> None:
         """Wait for the commit that is on its way, if one is, and do not care what became of it."""
         flight, self._flight = self._flight, None
         if flight is not None:
-            wait([flight.outcomes])
-
-    def close(self) -> None:
-        """No more commits."""
-        self._sender.shutdown()
+            with contextlib.suppress(StatebeltError):
+                flight.sending.outcomes()
 
     def _begun(self, effects: Iterable[tuple[Owned, Effects]]) -> list[_Pending]:
         assert self._flight is None, "one commit at a time"
@@ -119,9 +114,9 @@ class Committer:
             each.owned.sent = each.commit.offset_after
         return pending
 
-    def _send(self, pending: Sequence[_Pending], reading: Reading | None = None) -> list[Outcome]:
+    def _send(self, pending: Sequence[_Pending], reading: Reading | None = None) -> Sending:
         commits = [(each.owned.lease, each.commit) for each in pending]
-        return partitions.commit_many(self._client, commits, self._settings.replicas, reading=reading)
+        return Sending(self._client, commits, self._settings.replicas, reading=reading)
 
     def _conclude(
         self, ownership: Ownership, pending: list[_Pending], outcomes: Sequence[Outcome], sent_s: float
@@ -153,7 +148,7 @@ class Committer:
             self._away(why)
             pending = [each for each in again if ownership.owned.get(each.owned.partition) is each.owned]
             sent_s = time.monotonic()
-            outcomes = self._send(pending)
+            outcomes = self._send(pending).outcomes()
 
     def _stored(self, each: _Pending, sent_s: float) -> None:
         owned, commit = each.owned, each.commit

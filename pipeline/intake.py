@@ -43,6 +43,7 @@ class Intake:
         self._hand: dict[int, tuple[bytes, list[Raw]]] = {}  # after which id, what
         self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
         self._calm = False  # did the last batch take much less than it may?
+        self._flows = False  # did the last look that waited for nothing find something?
         self._apart = False  # is this a cluster, where partitions lie in different slots?
 
     @property
@@ -139,6 +140,7 @@ class Intake:
     def _take_from(self, reading: Reading) -> None:
         self._hand = {p: (reading.offsets[p], entries) for p, entries in reading.take().items()}
         self._hand_asked = reading.count
+        self._flows = bool(self._hand)
         self._apart |= reading.crosses_slots
 
     def size(self, found: Found, size_bytes: int, ran_s: float) -> None:

@@ -377,7 +377,6 @@ class Worker:
                 self._settle_and_leave(self._ownership, clean)
             except BrokerUnavailable as error:
                 self._log.warning("leases_not_released", error=str(error))
-        self._committer.close()
         self._intake.close()
         self._client.close()
         self._reporter.clear()

@@ -12,14 +12,21 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import redis
 import redis.asyncio
 
-from pipeline.broker.asked import round_trip
+from pipeline.broker.asked import Asked
 from pipeline.broker.connection import translate, translated
 from pipeline.broker.resp import Command, Value, Word
 from pipeline.errors import ConfigError
+
+_MANY = frozenset({"sb_commit", "sb_append"})
+"""Functions of a partition that are registered for several as well, under a name that ends in `_many`."""
+
+_ROUNDS = 3
+"""A cluster refuses the calls as one, then finds the function missing."""
 
 
 class Call(NamedTuple):
@@ -47,6 +54,18 @@ def library() -> str:
 def _command(call: Call) -> tuple[Word, ...]:
     version = library().rsplit("_", 1)[1]
     return ("FCALL", f"{call.name}_{version}", len(call.keys), *call.keys, *call.args)
+
+
+def _as_one(calls: Sequence[Call]) -> tuple[Word, ...]:
+    version = library().rsplit("_", 1)[1]
+    keys = [key for call in calls for key in call.keys]
+    sizes = [size for call in calls for size in (len(call.keys), _width(call.args))]
+    args = [arg for call in calls for arg in call.args]
+    return ("FCALL", f"{calls[0].name}_many_{version}", len(keys), *keys, len(calls), *sizes, *args)
+
+
+def _width(args: Sequence[Word]) -> int:
+    return len(args) + sum([2 * len(arg) - 1 for arg in args if type(arg) is dict])
 
 
 def _missing(reply: Any) -> bool:
@@ -83,28 +102,82 @@ def _check_loaded(error: redis.ResponseError) -> None:
         raise error
 
 
-def call_many(client: redis.Redis, calls: Sequence[Call], then: Sequence[Command] = ()) -> list[Any]:
-    """Run calls in one round trip. Each reply is a value, or the (translated) exception of that call alone.
+_apart: WeakSet[Any] = WeakSet()
+"""Clients of clusters, which refuse calls on several partitions as one."""
 
-    `then` are more commands, run after them on their connection; their replies are the last.
+
+class _Round:
+    """What to send of several calls, and what their replies amount to. No I/O.
+
+    Calls on several partitions go out as one, for whoever waits for what they write is then woken once. A server that
+    is a cluster has partitions in different slots, and refuses: there each call goes by itself, from then on.
+    """
+
+    def __init__(self, client: Any, calls: Sequence[Call], then: Sequence[Command]) -> None:
+        self._client, self._calls, self._then = client, calls, then
+        self._open = list(range(len(calls)))
+        self._rounds = 0
+        self._together = False
+        self.replies: list[Any] = [None] * len(calls)
+        self.missing = False
+
+    def commands(self) -> list[Command]:
+        """Those calls that were not run yet, and `then`."""
+        calls = [self._calls[i] for i in self._open]
+        self._together = len(calls) > 1 and calls[0].name in _MANY and self._client not in _apart
+        return [*([_as_one(calls)] if self._together else map(_command, calls)), *self._then]
+
+    def more(self, answers: Sequence[Any]) -> bool:
+        """Take in what the commands were answered. Returns whether to send again, the functions loaded if `missing`:
+        what was refused for these reasons was not run."""
+        count = 1 if self._together else len(self._open)
+        answered, then = list(answers[:count]), answers[count:]
+        if self._together:
+            (one,) = answered
+            answered = one if isinstance(one, list) else [one] * len(self._open)
+            if isinstance(one, redis.exceptions.ClusterCrossSlotError):
+                _apart.add(self._client)
+        for i, reply in zip(self._open, answered, strict=True):
+            self.replies[i] = reply
+        self.missing = any(map(_missing, answered))
+        refused = (redis.exceptions.ClusterCrossSlotError,) if self._together else ()
+        self._open = [i for i in self._open if _missing(self.replies[i]) or isinstance(self.replies[i], refused)]
+        self._rounds += 1
+        if self._open and self._rounds < _ROUNDS:
+            return True
+        self.replies = [_settle(reply) for reply in [*self.replies, *then]]
+        return False
+
+
+class Calls:
+    """Calls that were sent, in one round trip, and whose replies are still to be read: `Asked`, for functions.
+
+    `then` are more commands, run after them on their connection; their replies are the last. Both making it and
+    `replies` raise as `call_many`.
+    """
+
+    def __init__(self, client: redis.Redis, calls: Sequence[Call], then: Sequence[Command] = ()) -> None:
+        self._client, self._round = client, _Round(client, calls, then)
+        with translate():
+            self._asked = Asked(client, self._round.commands())
+
+    def replies(self) -> list[Any]:
+        """Wait for them; once. Each is a value, or the (translated) exception of that call alone."""
+        with translate():
+            while self._round.more(self._asked.replies()):
+                if self._round.missing:
+                    load(self._client)
+                self._asked = Asked(self._client, self._round.commands())
+        return self._round.replies
+
+
+def call_many(client: redis.Redis, calls: Sequence[Call], then: Sequence[Command] = ()) -> list[Any]:
+    """Run calls in one round trip: `Calls`, at once.
 
     Raises:
         BrokerUnavailable: the connection broke: which of the calls took effect is unknown.
     """
-    with translate():
-        replies = _round_trip(client, calls, then)
-        again = [i for i, reply in enumerate(replies) if _missing(reply)]
-        if again:  # a function that was not found did not run: to call it again is safe
-            load(client)
-            again += range(len(calls), len(calls) + len(then))
-            repeated = _round_trip(client, [calls[i] for i in again if i < len(calls)], then)
-            for i, reply in zip(again, repeated, strict=True):
-                replies[i] = reply
-    return [_settle(reply) for reply in replies]
-
-
-def _round_trip(client: redis.Redis, calls: Sequence[Call], then: Sequence[Command]) -> list[Any]:
-    return round_trip(client, [*map(_command, calls), *then])
+    return Calls(client, calls, then).replies()
 
 
 def call(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Any:
@@ -133,22 +206,16 @@ async def call_many_async(
     client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Command] = ()
 ) -> list[Any]:
     """`call_many` for asyncio."""
+    asked = _Round(client, calls, then)
     with translate():
-        replies = await _round_trip_async(client, calls, then)
-        again = [i for i, reply in enumerate(replies) if _missing(reply)]
-        if again:
-            await load_async(client)
-            again += range(len(calls), len(calls) + len(then))
-            repeated = await _round_trip_async(client, [calls[i] for i in again if i < len(calls)], then)
-            for i, reply in zip(again, repeated, strict=True):
-                replies[i] = reply
-    return [_settle(reply) for reply in replies]
+        while asked.more(await _round_trip_async(client, asked.commands())):
+            if asked.missing:
+                await load_async(client)
+    return asked.replies
 
 
-async def _round_trip_async(client: redis.asyncio.Redis, calls: Sequence[Call], then: Sequence[Command]) -> list[Any]:
+async def _round_trip_async(client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:
     async with client.pipeline(transaction=False) as pipe:
-        for call in calls:
-            pipe.execute_command(*_command(call))
-        for command in then:
+        for command in commands:
             pipe.execute_command(*command)
         return list(await pipe.execute(raise_on_error=False))

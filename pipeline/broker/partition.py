@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from pipeline.broker.connection import no_key, raise_first, translate
-from pipeline.broker.functions import Call, call_many
+from pipeline.broker.functions import Call, Calls
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Lease, fenced, moved
 from pipeline.broker.reader import Reading
@@ -111,6 +111,50 @@ def _call(lease: Lease, commit: Commit) -> Call:
     return Call("sb_commit", [keys.log, keys.out, keys.dead, keys.lease, *rows], args)
 
 
+class Sending:
+    """Commits to several partitions, sent in one piece when this is made: `outcomes` waits for what became of them.
+
+    Each succeeds or fails by itself. The lease is renewed. With `replicas`, an outcome is good only when so many
+    replicas have the commit as well. Whatever the outcome, to send the same commit again is safe: what was stored is
+    answered as a duplicate. `reading` is asked in the same breath, and answered where all is stored: else it may come
+    of a server that is not the primary any more.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        commits: Sequence[tuple[Lease, Commit]],
+        replicas: int = 0,
+        replicas_timeout_ms: int = 1000,
+        reading: Reading | None = None,
+    ) -> None:
+        self._leases = [lease for lease, _ in commits]
+        self._replicas, self._replicas_timeout_ms, self._reading = replicas, replicas_timeout_ms, reading
+        self._away: BrokerUnavailable | None = None
+        wait: list[Command] = [("WAIT", replicas, replicas_timeout_ms)] if replicas else []
+        then = [*wait, *reading.commands] if reading else wait
+        try:
+            self._calls = Calls(client, [_call(lease, commit) for lease, commit in commits], then)
+        except BrokerUnavailable as error:
+            self._away = error
+
+    def outcomes(self) -> list[Outcome]:
+        """Of each commit; once."""
+        try:
+            if self._away is not None:
+                raise self._away
+            replies = self._calls.replies()
+            replies, then = replies[: len(self._leases)], replies[len(self._leases) :]
+            if self._replicas:
+                _check_reached(then.pop(0), self._replicas, self._replicas_timeout_ms)
+        except BrokerUnavailable as error:
+            return [Outcome(error)] * len(self._leases)
+        outcomes = [_outcome(lease, reply) for lease, reply in zip(self._leases, replies, strict=True)]
+        if self._reading and all(outcome.error is None for outcome in outcomes):
+            self._reading.answered(then)
+        return outcomes
+
+
 def commit_many(
     client: redis.Redis,
     commits: Sequence[tuple[Lease, Commit]],
@@ -118,27 +162,10 @@ def commit_many(
     replicas_timeout_ms: int = 1000,
     reading: Reading | None = None,
 ) -> list[Outcome]:
-    """Commit to several partitions in one round trip; each succeeds or fails by itself. The lease is renewed.
-
-    With `replicas`, an outcome is good only when so many replicas have the commit as well. Whatever the outcome, to
-    send the same commit again is safe: what was stored is answered as a duplicate. `reading` is asked in the same
-    breath, and answered where all is stored: else it may come of a server that is not the primary any more.
-    """
+    """Commit to several partitions in one round trip: `Sending`, at once."""
     if not commits:
         return []
-    try:
-        then: list[Command] = [("WAIT", replicas, replicas_timeout_ms)] if replicas else []
-        asked = reading.commands if reading else []
-        replies = call_many(client, [_call(lease, commit) for lease, commit in commits], [*then, *asked])
-        replies, found = replies[: len(replies) - len(asked)], replies[len(replies) - len(asked) :]
-        if replicas:
-            _check_reached(replies.pop(), replicas, replicas_timeout_ms)
-    except BrokerUnavailable as error:
-        return [Outcome(error)] * len(commits)
-    outcomes = [_outcome(lease, reply) for (lease, _), reply in zip(commits, replies, strict=True)]
-    if reading and all(outcome.error is None for outcome in outcomes):
-        reading.answered(found)
-    return outcomes
+    return Sending(client, commits, replicas, replicas_timeout_ms, reading).outcomes()
 
 
 def commit(client: redis.Redis, lease: Lease, commit: Commit) -> bool:

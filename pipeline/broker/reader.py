@@ -150,7 +150,7 @@ def read(
     positions = {key: offsets[partition] for key, partition in partitions.items()}
     found = read_raw(client, positions, count, block_ms)
     sizes = [len(entries) for entries in found.values()]
-    if 0 < sum(sizes) < enough and max(sizes) < count:
+    if len(found) == 1 and 0 < sum(sizes) < enough and max(sizes) < count:
         positions |= {key: entries[-1][0] for key, entries in found.items()}
         for key, entries in read_raw(client, positions, count - max(sizes), 0).items():
             found.setdefault(key, []).extend(entries)

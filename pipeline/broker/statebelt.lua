@@ -6,7 +6,7 @@
 
 local ZERO = 48 -- the digit, as a byte
 local MAX_U64 = '18446744073709551615'
-local MAX_FIELDS = 1000      -- unpack() ends near 7,900 values
+local MAX_FIELDS, MAX_UNPACKED = 1000, 4000 -- unpack() ends near 7,900 values
 local MAX_ENTRY_BYTES = 2 ^ 29 -- Redis refuses an entry of 1 GiB, after other entries were written
 local MAX_TTL_MS = 1e13      -- some three centuries; Redis refuses a TTL whose date overflows
 local UNKNOWN = '-1'         -- what Redis calls an unknown count of entries read
@@ -674,6 +674,32 @@ local function retry(keys, args)
   return reply
 end
 
+local function part(list, first, count)
+  if count <= MAX_UNPACKED then return { unpack(list, first, first + count - 1) } end
+  local found = {}
+  for i = 1, count do found[i] = list[first + i - 1] end
+  return found
+end
+
+-- One act on several partitions in one call: as many calls would do it, one after the other, but whoever waits for what
+-- they write is woken once, when all of it is there.
+-- keys: of all; args: how many calls, then of each the numbers of its keys and of its arguments, then the arguments of all
+-- What each would reply, or its error, which does not keep the others from being done.
+local function many(act)
+  return function(keys, args)
+    local count, replies = tonumber(args[1]), {}
+    local key, at = 1, 2 + 2 * count
+    for i = 1, count do
+      local n_keys, n_args = tonumber(args[2 * i]), tonumber(args[2 * i + 1])
+      local done, reply = pcall(act, part(keys, key, n_keys), part(args, at, n_args))
+      if not done and type(reply) == 'string' then reply = redis.error_reply('ERR ' .. reply) end
+      replies[i] = reply
+      key, at = key + n_keys, at + n_args
+    end
+    return replies
+  end
+end
+
 local function register(name, callback, flags)
   redis.register_function { function_name = name .. '_' .. VERSION, callback = callback, flags = flags }
 end
@@ -681,7 +707,9 @@ end
 -- Out of memory, Redis refuses the functions that need some. The others must work on: they let a worker
 -- start and keep its leases, or free memory.
 register('sb_commit', commit, {})
+register('sb_commit_many', many(commit), {})
 register('sb_append', append, {})
+register('sb_append_many', many(append), {})
 register('sb_begin', begin, {})
 register('sb_resume', resume, {})
 register('sb_create_topic', create_topic, { 'allow-oom' })

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.broker.functions import call_many
 from tests.harness import until
 
 Change = Callable[[], None]
@@ -49,8 +50,8 @@ class Point:
     """A place in the way of a worker at which it ends or stops, by its own hand, at its `nth` pass.
 
     place: as for `replace`. when: `before` the call, `after` it (it took effect, nobody heard of it), or `between`
-    two of several calls to the server that are sent together, the first of which took effect. about: for functions
-    that call the server's: only passes that call this one count.
+    two of several calls to the server that are sent together, the first of which took effect. about: for `Calls` of the
+    server's functions: only passes that call this one count.
     """
 
     place: str
@@ -65,7 +66,7 @@ class Point:
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def wrapped(*args: Any, **kwargs: Any) -> Any:
                 nonlocal passes
-                calls = args[1] if self.about else []
+                client, calls = args[1:3] if self.about else (None, [])
                 due = [call for call in calls if call.name == self.about]
                 if self.about and len(due) < (2 if self.when == "between" else 1):
                     return original(*args, **kwargs)
@@ -73,7 +74,7 @@ class Point:
                 if passes != self.nth:
                     return original(*args, **kwargs)
                 if self.when == "between":
-                    original(args[0], due[:1])
+                    call_many(client, due[:1])
                 result = original(*args, **kwargs) if self.when == "after" else None
                 os.kill(os.getpid(), self.act)
                 return result if self.when == "after" else original(*args, **kwargs)  # once it was woken

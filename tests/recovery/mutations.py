@@ -67,23 +67,30 @@ class Separately:
 
         from pipeline.broker.partition import Outcome
 
-        commits = 0
+        write, nth, made = self._write, self.nth, 0
 
-        def commit_many(
-            client: redis.Redis, asked: Sequence[tuple[Any, Any]], *_: object, **__: object
-        ) -> list[Outcome]:
-            nonlocal commits
-            commits += 1
-            for step in self.order:
-                for lease, commit in asked:
-                    self._do(client, step, lease.keys, commit)
-                if commits == self.nth and step == self.dies_after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            for lease, _ in asked:
-                client.pexpire(lease.keys.lease, lease.lease_ms)
-            return [Outcome()] * len(asked)
+        class Sending:
+            def __init__(
+                self, client: redis.Redis, commits: Sequence[tuple[Any, Any]], *_: object, **__: object
+            ) -> None:
+                nonlocal made
+                made += 1
+                self._count = len(commits)
+                write(client, commits, made == nth)
 
-        child.replace("pipeline.broker.partition:commit_many", lambda _: commit_many)
+            def outcomes(self) -> list[Outcome]:
+                return [Outcome()] * self._count
+
+        child.replace("pipeline.broker.partition:Sending", lambda _: Sending)
+
+    def _write(self, client: Any, commits: Sequence[tuple[Any, Any]], dies: bool) -> None:
+        for step in self.order:
+            for lease, commit in commits:
+                self._do(client, step, lease.keys, commit)
+            if dies and step == self.dies_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+        for lease, _ in commits:
+            client.pexpire(lease.keys.lease, lease.lease_ms)
 
     def _do(self, client: Any, step: Step, keys: Any, commit: Any) -> None:
         if step == "results":

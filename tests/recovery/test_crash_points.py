@@ -13,7 +13,8 @@ from tests.recovery.scene import some_streams
 
 READ, ROWS = "pipeline.broker.reader:read", "pipeline.broker.partition:load_rows"
 RUN, STEP = "pipeline.task:run", "pipeline.batcher:Batcher.run_joined"
-COMMIT, CALL = "pipeline.broker.partition:commit_many", "pipeline.broker.functions:call_many"
+COMMIT, COMMITTED = "pipeline.broker.partition:Sending.__init__", "pipeline.broker.partition:Sending.outcomes"
+CALL = "pipeline.broker.functions:Calls.__init__"
 ACQUIRE, RENEW = "pipeline.broker.lease:acquire_many", "pipeline.broker.lease:renew"
 RELEASE, LEAVE = "pipeline.broker.lease:release", "pipeline.broker.members:leave"
 JOIN, TRIM = "pipeline.broker.members:join", "pipeline.broker.retention:trim"
@@ -34,8 +35,8 @@ POINTS: dict[str, Point] = {
     "after a later step": Point(RUN, "after", 4),
     "before the commit": Point(COMMIT, "before"),
     "before a later commit": Point(COMMIT, "before", 4),
-    "after the commit, its reply lost": Point(COMMIT, "after"),
-    "after a later commit, its reply lost": Point(COMMIT, "after", 4),
+    "after the commit, its reply lost": Point(COMMITTED, "after"),
+    "after a later commit, its reply lost": Point(COMMITTED, "after", 4),
     "between the commits of two partitions": Point(CALL, "between", about="sb_commit"),
     "between the commits of two partitions, later": Point(CALL, "between", 3, about="sb_commit"),
     "before a renewal": Point(RENEW, "before", 2),
@@ -76,7 +77,7 @@ def test_a_crash_at_every_commit(scene: Stage) -> None:
     """Worker after worker dies behind its second commit, until nothing is left to commit."""
     play = scene(some_streams())
     play.push(play.pieces())
-    deaths, point = 0, Point(COMMIT, "after", 2)
+    deaths, point = 0, Point(COMMITTED, "after", 2)
     while not play.drained(patience_s=0.1):
         assert deaths < 30
         victim = play.worker(point, read_entries=48)

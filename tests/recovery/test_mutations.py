@@ -15,7 +15,7 @@ from tests.recovery.conftest import Stage
 from tests.recovery.mutations import Lua, Separately, ShortRows
 from tests.recovery.scene import Piece, Scene, pair, some_streams
 
-COMMIT = "pipeline.broker.partition:commit_many"
+COMMIT, COMMITTED = "pipeline.broker.partition:Sending.__init__", "pipeline.broker.partition:Sending.outcomes"
 
 
 def take_over(scene: Stage, *changes: Change) -> Verdict:
@@ -37,7 +37,7 @@ def killed_in_the_commit(scene: Stage, *changes: Change) -> Verdict:
     """A worker is killed in its second commit; another, which is not, goes on."""
     play = scene(some_streams())
     play.push(play.pieces())
-    deaths = changes or (Point(COMMIT, "after", 2),)
+    deaths = changes or (Point(COMMITTED, "after", 2),)
     assert play.worker(*deaths).died() == -signal.SIGKILL, play.told()
     play.worker(*(unharmed(change) for change in changes))
     play.drained(patience_s=5)
@@ -88,7 +88,7 @@ def frozen(scene: Stage, changes: tuple[Change, ...], *points: Point) -> Scene:
 
 def zombie(scene: Stage, *changes: Change) -> Verdict:
     """Woken, the first sends its commit, and dies. The second goes on, and dies; a third one sees what is there."""
-    play = frozen(scene, changes, Point(COMMIT, "before", 2, signal.SIGSTOP), Point(COMMIT, "after", 2))
+    play = frozen(scene, changes, Point(COMMIT, "before", 2, signal.SIGSTOP), Point(COMMITTED, "after", 2))
     first, second = play.children
     first.send(signal.SIGCONT)
     assert first.died() == -signal.SIGKILL, play.told()

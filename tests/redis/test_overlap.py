@@ -17,8 +17,10 @@ from pipeline.broker import partition as partitions
 from pipeline.broker.asked import Asked, round_trip
 from pipeline.broker.connection import connect
 from pipeline.broker.keys import Keys, log_key
+from pipeline.broker.partition import Sending
 from pipeline.broker.reader import Ahead
 from pipeline.bundle import Bundle
+from pipeline.committing import Committer
 from pipeline.consumer import Consumer
 from pipeline.errors import BrokerUnavailable
 from pipeline.worker import Worker
@@ -220,11 +222,6 @@ def test_an_answer_that_is_late_holds_up_no_commit(
     assert proxy.happened["delay_reply"] == 2
 
 
-def on_its_way() -> bool:
-    """Whether this is a commit that nobody waits for."""
-    return threading.current_thread().name.startswith("commit")
-
-
 @pytest.mark.parametrize("fault", ["lose_reply", "cut_reply", "cut_request"])
 def test_commits_that_are_lost_on_their_way(
     url: str, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -232,18 +229,17 @@ def test_commits_that_are_lost_on_their_way(
     """Stored or not, the batch that was computed meanwhile goes on behind it; nothing is run twice."""
     bundle = zoo.bundle("sensor")
     signals = pushed(url, bundle, 40)
-    plain, sent, hit = partitions.commit_many, 0, 0
+    plain, sent, hit = Committer.begin, 0, 0
 
-    def struck(*args: Any, **options: Any) -> Any:
+    def struck(*args: Any) -> None:
         nonlocal sent, hit
-        if on_its_way():
-            sent += 1
-            if sent % 4 == 1:
-                hit += 1
-                getattr(proxy, fault)(b"sb_commit")
-        return plain(*args, **options)
+        sent += 1
+        if sent % 4 == 1:
+            hit += 1
+            getattr(proxy, fault)(b"sb_commit")
+        plain(*args)
 
-    monkeypatch.setattr(partitions, "commit_many", struck)
+    monkeypatch.setattr(Committer, "begin", struck)
     with (
         worker(proxy.url, bundle, **BACKLOG) as running,
         Consumer("audio", "digits", url=url, start="beginning") as consumer,
@@ -263,20 +259,26 @@ def test_a_partition_that_is_lost_while_its_commit_travels(
     the same turn, with chunks in hand that follow the commit that was refused."""
     bundle = zoo.bundle("sensor")
     signals = pushed(url, bundle, 40)
-    lease, plain, taken = Keys("audio", "digits", 1).lease, partitions.commit_many, 0
+    lease, taken, robbed = Keys("audio", "digits", 1).lease, 0, False
+    begin, outcomes = Committer.begin, Sending.outcomes
 
-    def robbed(*args: Any, **options: Any) -> Any:
-        nonlocal taken
-        if on_its_way() and taken < 3 and b"thief" not in (redis_client.get(lease) or b"thief"):
-            taken += 1
+    def robs(*args: Any) -> None:
+        nonlocal taken, robbed
+        if taken < 3 and b"thief" not in (redis_client.get(lease) or b"thief"):
+            taken, robbed = taken + 1, True
             redis_client.set(lease, b"1000000 thief", px=None if at_once else 50)
-            found = plain(*args, **options)
-            if at_once:
-                redis_client.delete(lease)
-            return found
-        return plain(*args, **options)
+        begin(*args)
 
-    monkeypatch.setattr(partitions, "commit_many", robbed)
+    def gives_back(sending: Sending) -> Any:
+        nonlocal robbed
+        found = outcomes(sending)
+        if robbed and at_once:
+            redis_client.delete(lease)
+        robbed = False
+        return found
+
+    monkeypatch.setattr(Committer, "begin", robs)
+    monkeypatch.setattr(Sending, "outcomes", gives_back)
     if at_once:
         monkeypatch.setattr(ownership, "_BEAT_S", 0.0)
     with (
@@ -293,26 +295,17 @@ def test_a_lease_that_runs_out_while_a_commit_travels(url: str, monkeypatch: pyt
     """The commit was stored, but before its reply is heard, Redis is away for longer than the lease lasts."""
     bundle = zoo.bundle("sensor")
     signals = pushed(url, bundle, 60)
-    stored, away = threading.Event(), threading.Event()
-    commit, load = partitions.commit_many, partitions.load_rows
-
-    def slow(*args: Any, **options: Any) -> Any:
-        found = commit(*args, **options)
-        if on_its_way() and not stored.is_set():
-            stored.set()
-            assert away.wait(10)
-        return found
+    away, load = False, partitions.load_rows
 
     def gone(*args: Any, **options: Any) -> Any:
-        if running.counts["overlapped"] and not away.is_set():
-            assert stored.wait(10)
+        nonlocal away
+        if running.counts["overlapped"] and not away:
             over_s = time.monotonic() + 0.5
             until(lambda: time.monotonic() > over_s, "more than a lease")
-            away.set()
+            away = True
             raise BrokerUnavailable("away")
         return load(*args, **options)
 
-    monkeypatch.setattr(partitions, "commit_many", slow)
     monkeypatch.setattr(partitions, "load_rows", gone)
     with (
         worker(url, bundle, **BACKLOG, lease_ms=400, belt_rows=48) as running,
