@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     publish: Literal["events", "chunks"] = Field(
         default="events", description="a result entry for chunks with something to say, or for every chunk"
     )
-    read_entries: int = Field(default=128, ge=1, le=10_000, description="chunks of one read, at most")
+    read_entries: int = Field(default=256, ge=1, le=10_000, description="chunks of one read, at most")
     max_batch: int = Field(default=64, ge=1, le=4096, description="streams in one model step, at most")
     belt_rows: int | None = Field(
         default=None,

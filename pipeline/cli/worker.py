@@ -95,7 +95,7 @@ def worker(
     drain_ms: Annotated[int | None, _tuning("In which a worker that is told to stop must be done.", "5000")] = None,
     on_gap: Annotated[OnGap | None, _tuning("What missing chunks do to a stream.", "restart")] = None,
     publish: Annotated[Publish | None, _tuning("A result entry for what is said, or every chunk.", "events")] = None,
-    read_entries: Annotated[int | None, _tuning("Chunks of one read, at most.", "128")] = None,
+    read_entries: Annotated[int | None, _tuning("Chunks of one read, at most.", "256")] = None,
     max_batch: Annotated[int | None, _tuning("Streams in one model step, at most.", "64")] = None,
     belt_rows: Annotated[
         int | None, _tuning("Rows of carried state kept in memory.", "what 64 MiB hold, 4096 at least")
