@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pipeline.broker.connection import Client
 from pipeline.broker.partition import Commit, Outcome, Sending
@@ -26,18 +25,16 @@ from pipeline.task import Effects, Happening
 _BACKOFF_S = (0.02, 1.0)
 
 
-@dataclass(frozen=True)
-class _Pending:
+class _Pending(NamedTuple):
     """One partition's commit, and what there is to tell of its batch once it is stored."""
 
     owned: Owned
     commit: Commit
-    happenings: Sequence[Happening] = ()
-    counts: Counter[str] = field(default_factory=Counter)
+    happenings: Sequence[Happening]
+    counts: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class _Flight:
+class _Flight(NamedTuple):
     """Commits on their way, since `sent_s`."""
 
     pending: list[_Pending]
@@ -157,7 +154,8 @@ class Committer:
         owned.renewed_s = sent_s
         for happening in each.happenings:
             self._log.warning(happening.kind, partition=owned.partition, stream=happening.stream, **happening.facts)
-        self._counts.update(each.counts)
+        for name, count in each.counts.items():
+            self._counts[name] += count
 
 
 def _pending(owned: Owned, effects: Effects) -> _Pending:
@@ -171,10 +169,9 @@ def _pending(owned: Owned, effects: Effects) -> _Pending:
         behind=effects.behind,
         behind_before=owned.rows_at,
     )
-    if commit.offset_after == commit.offset_before:
-        return _Pending(owned, commit)  # rows alone have nothing to tell
-    counts, owned.task.counts = owned.task.counts, Counter()
-    return _Pending(owned, commit, owned.task.happenings(), counts)
+    # Rows alone have nothing to tell.
+    happenings = owned.task.happenings() if commit.offset_after != commit.offset_before else ()
+    return _Pending(owned, commit, happenings, effects.counts)
 
 
 def backoff_s(failures: int) -> float:

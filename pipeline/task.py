@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from itertools import islice
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,12 +32,12 @@ Fields = dict[bytes, bytes]
 Row = tuple[str, bytes | memoryview, int]
 
 
-@dataclass(frozen=True)
-class Effects:
+class Effects(NamedTuple):
     """All that a batch of one partition changes; written in one atomic commit.
 
     offset: id of the last entry covered. entries: how many there were. results, dead: `(id, fields)`,
     ids rising. rows: `(stream, bytes, ttl_ms)`. behind: how far the rows that are not among them are (see `Behind`).
+    counts: what is to be counted once it is stored.
     """
 
     offset: bytes
@@ -45,6 +46,7 @@ class Effects:
     dead: list[tuple[bytes, Fields]]
     rows: list[Row]
     behind: bytes = b""
+    counts: Mapping[str, int] = MappingProxyType({})
 
 
 class Happening(NamedTuple):
@@ -81,12 +83,11 @@ class Task:
         self.policy = policy
         self.chunks: list[Chunk] = []
         self.size_bytes = 0  # of all that was taken last, names and what was rejected as well
-        self.counts: Counter[str] = Counter()
         self._parse = ChunkParser(
             spec, partition=partition, partitions=partitions, max_chunk_bytes=max_chunk_bytes, given_bytes=given_bytes
         )
         self.joined = self._parse.joined
-        self._publish = publish
+        self._every = publish == "chunks"
         self._behind = Behind(row_every_chunks)
         self._rejections: list[Rejection] = []
         self._offset = b""
@@ -108,16 +109,15 @@ class Task:
         """The batch's effects but for the rows, and the streams whose rows belong to them."""
         done = [chunk for chunk in self.chunks if chunk.output is not None]
         dead = [(r.id, _dead_fields(r)) for r in self._rejections]
-        self.counts["chunks"] += len(done)
-        self.counts["rejected"] += len(dead)
-        self.counts["duplicates"] += len(self.chunks) - len(done)
-        self.counts.update([str(note["kind"]) for chunk in done if chunk.notes for note in chunk.notes])
+        counts = {"chunks": len(done), "rejected": len(dead), "duplicates": len(self.chunks) - len(done)}
+        for note in [note for chunk in done if chunk.notes for note in chunk.notes]:
+            counts[str(note["kind"])] = counts.get(str(note["kind"]), 0) + 1
         results = [(chunk.id, fields) for chunk in done if (fields := self._result(chunk)) is not None]
         due = self._behind.due(done)
         if self._behind.delays:
             belt.hold([chunk.stream for chunk in done])
             belt.let_go(due)
-        return Effects(self._offset, self._entries, results, dead, [], self._behind.upto), due
+        return Effects(self._offset, self._entries, results, dead, [], self._behind.upto, counts), due
 
     @property
     def rows_behind(self) -> int:
@@ -154,6 +154,8 @@ class Task:
 
     def happenings(self) -> list[Happening]:
         """What a person should hear of this batch: of each kind one stream as an example, and how many there were."""
+        if not self._rejections and not [chunk for chunk in self.chunks if chunk.notes]:
+            return []
         found: dict[str, list[tuple[str, Mapping[str, object]]]] = {}
         for rejection in self._rejections:
             stream = rejection.fields.get(b"stream", b"")[:MAX_NAME_BYTES].decode(errors="replace")
@@ -165,23 +167,21 @@ class Task:
         return [Happening(kind, of[0][0], {**of[0][1], "count": len(of)}) for kind, of in found.items()]
 
     def _result(self, chunk: Chunk) -> Fields | None:
-        output = chunk.output
+        output, notes = chunk.output, chunk.notes
         assert output is not None
-        says = output.events or output.scores or output.samples or chunk.end or chunk.notes
-        if self._publish == "events" and not says:
+        events, scores, samples = output.events, output.scores, output.samples
+        if not (self._every or events or scores or samples or chunk.end or notes):
             return None
         fields = {b"stream": chunk.stream.encode(), b"seq": b"%d" % chunk.seq, b"events": b"[]"}
-        if output.events:
-            told = [asdict(event) for event in output.events]
-            fields[b"events"] = json.dumps(told, separators=(",", ":")).encode()
-        if output.scores:
-            scores = _joined(output.scores)
-            fields[b"scores"] = scores.tobytes()
-            fields[b"shape"] = _shape(*scores.shape)
-        if output.samples:
-            fields[b"samples"] = _joined(output.samples).tobytes()
-        if chunk.notes:
-            fields[b"notes"] = json.dumps(chunk.notes, separators=(",", ":")).encode()
+        if events:
+            fields[b"events"] = json.dumps([asdict(event) for event in events], separators=(",", ":")).encode()
+        if scores:
+            joined = _joined(scores)
+            fields[b"scores"], fields[b"shape"] = joined.tobytes(), _shape(*joined.shape)
+        if samples:
+            fields[b"samples"] = _joined(samples).tobytes()
+        if notes:
+            fields[b"notes"] = json.dumps(notes, separators=(",", ":")).encode()
         if chunk.end:
             fields[b"end"] = b"1"
         return fields
@@ -194,7 +194,7 @@ def _shape(rows: int, columns: int) -> bytes:
 
 def _joined(parts: Sequence[Array]) -> Array:
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return joined if joined.dtype == _FLOAT else joined.astype(_FLOAT)
+    return joined if joined.dtype is _FLOAT else joined.astype(_FLOAT)
 
 
 def effects(tasks: Sequence[Task], belt: Belt, ran: Ran | None = None) -> list[Effects]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -24,8 +24,7 @@ MAX_DEAD_BYTES = 16 << 20
 """Bounds on a dead letter: what a hostile producer pushed must still fit into the commit that puts it aside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """What a batch did to one partition.
 
     Offsets and ids are Redis ids as read (`b"1700000000000-0"`). `results` and `dead` are in order of their ids, at
@@ -63,6 +62,9 @@ class Outcome:
         if self.error is not None:
             raise self.error
         return self.duplicate
+
+
+_STORED = Outcome()
 
 
 def _add_entries(args: list[Word], entries: Iterable[tuple[bytes, Fields]]) -> None:
@@ -104,10 +106,12 @@ def _call(lease: Lease, commit: Commit) -> Call:
         commit.behind_before,
     ]
     _add_entries(args, commit.results)
-    _add_entries(args, ((id_, bounded(fields)) for id_, fields in commit.dead))
+    if commit.dead:
+        _add_entries(args, [(id_, bounded(fields)) for id_, fields in commit.dead])
     for _, row_bytes, ttl_ms in commit.rows:
         args += (row_bytes, ttl_ms)
-    rows = [row + stream for stream, _, _ in commit.rows] + [row + stream for stream in commit.drop_rows]
+    rows = [row + stream for stream, _, _ in commit.rows]
+    rows += [row + stream for stream in commit.drop_rows]
     return Call("sb_commit", [keys.log, keys.out, keys.dead, keys.lease, *rows], args)
 
 
@@ -185,8 +189,10 @@ def _outcome(lease: Lease, reply: Any) -> Outcome:
     if isinstance(reply, Exception):
         raise reply
     kind, *why = reply
-    if kind == b"OK" or kind == b"DUP":
-        return Outcome(duplicate=kind == b"DUP")
+    if kind == b"OK":
+        return _STORED
+    if kind == b"DUP":
+        return Outcome(duplicate=True)
     if kind == b"FENCED":
         return Outcome(fenced(lease, why[0]))
     if kind == b"CONFLICT":

@@ -341,7 +341,7 @@ class LeaseMachine(RuleBasedStateMachine):
         assert view.hand is not None
         wrong = max(0, self.model.offset + shift)
         if self.model.offset != wrong < number(view.hand.offset_after):
-            assert self._deliver(view.lease, replace(view.hand, offset_before=id_of(wrong))) in (REFUSED, DUPLICATE)
+            assert self._deliver(view.lease, view.hand._replace(offset_before=id_of(wrong))) in (REFUSED, DUPLICATE)
 
     @someone(_holders)
     @rule(count=st.integers(1, 3), others=st.integers(0, 3))

@@ -43,7 +43,7 @@ FIRST = Commit(
 def test_a_commit_writes_all_at_once(client: redis.Redis, keys: Keys, granted: Granted) -> None:
     client.set(keys.row("gone"), "x")
     client.pexpire(keys.lease, 500)
-    assert commit(client, granted.lease, replace(FIRST, drop_rows=["gone", "never there"])) is False
+    assert commit(client, granted.lease, FIRST._replace(drop_rows=["gone", "never there"])) is False
     assert client.xrange(keys.out) == [(b"1-0", {b"stream": b"s", b"events": b"[]"}), (b"3-0", {b"stream": b"t"})]
     assert client.xrange(keys.dead) == [(b"2-0", {b"reason": b"oversize", b"data": bytes(range(256))})]
     assert load_rows(client, {keys: ["t", "s", "gone"]}) == {keys: [b"", b"\x00\xff row", None]}
@@ -147,7 +147,7 @@ def test_what_cannot_be_is_refused_with_nothing_written(client: redis.Redis, gra
     changes, why = BAD[case]
     stored = everything(client)
     with pytest.raises((ConfigError, Fenced), match=why):
-        commit(client, granted.lease, replace(FIRST, **changes))
+        commit(client, granted.lease, FIRST._replace(**changes))
     assert everything(client) == stored
     assert commit(client, granted.lease, FIRST) is False  # and the partition can go on
 
@@ -285,13 +285,13 @@ def test_ten_thousand_results_and_rows(client: redis.Redis, keys: Keys) -> None:
 
 def test_an_entry_of_five_hundred_fields(client: redis.Redis, keys: Keys, granted: Granted) -> None:
     fields = {b"%d" % i: b"v" for i in range(500)}
-    commit(client, granted.lease, replace(FIRST, results=[(b"1-0", fields)]))
+    commit(client, granted.lease, FIRST._replace(results=[(b"1-0", fields)]))
     assert client.xrange(keys.out) == [(b"1-0", fields)]
 
 
 def test_a_hostile_dead_letter_is_cut_to_its_bounds(client: redis.Redis, keys: Keys, granted: Granted) -> None:
     hostile = {b"reason": b"unknown_field", **{b"%d" % i: b"v" for i in range(5000)}}
-    commit(client, granted.lease, replace(FIRST, dead=[(b"2-0", hostile)]))
+    commit(client, granted.lease, FIRST._replace(dead=[(b"2-0", hostile)]))
     [(_, fields)] = client.xrange(keys.dead)
     assert fields[b"reason"] == b"unknown_field"
     assert fields[b"cut"].startswith(b"5001 fields")
@@ -306,7 +306,7 @@ def test_commits_of_one_call_succeed_and_fail_alone(client: redis.Redis, keys: K
         push(client, other, ids_of(1, 10))
     fenced, bad = (grant(client, other).lease for other in others)
     client.pexpire(others[0].lease, 0)
-    broken = replace(FIRST, rows=[("s", b"", 0)])
+    broken = FIRST._replace(rows=[("s", b"", 0)])
     outcomes = commit_many(client, [(fenced, FIRST), (granted.lease, FIRST), (bad, broken)])
     assert [type(o.error) for o in outcomes] == [Fenced, type(None), ConfigError]
     assert client.xlen(keys.out) == 2
