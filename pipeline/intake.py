@@ -43,7 +43,7 @@ class Intake:
         self._hand: dict[int, tuple[bytes, list[Raw]]] = {}  # after which id, what
         self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
         self._calm = False  # did the last batch take much less than it may?
-        self._flows = False  # did the last look that waited for nothing find something?
+        self._flows = False  # is there more behind what was read last, as far as is known?
         self._apart = False  # is this a cluster, where partitions lie in different slots?
 
     @property
@@ -84,6 +84,7 @@ class Intake:
         if not found:
             self._asked = self.count(len(owned))
             found = read(self._client, s.topic, offsets, self._asked, block_ms, enough=s.max_batch)
+            self._flows = self._is_full(found)
         return found
 
     def more_waits(self, found: Found, size_bytes: int) -> bool:
@@ -99,10 +100,10 @@ class Intake:
 
         All partitions are asked for, not only those of `found`: none waits for the others to be silent. Reading changes
         nothing, so where the commit of `found` fails, what was read is let go of. Raises nothing, for the batch that
-        was computed is on the belt and must be committed. After less than a quarter of a full step nothing is asked
-        for: there is seldom more by then, and a round trip is a tenth of what so small a batch costs.
+        was computed is on the belt and must be committed. Where the last look found nothing, or after less than half a
+        full step, nothing is asked for: there is seldom more by then, and the commit can take the question along.
         """
-        if 4 * sum(map(len, found.values())) < self._settings.max_batch:
+        if not self._flows or 2 * sum(map(len, found.values())) < self._settings.max_batch:
             return
         self._asked_s = time.monotonic()
         topic, offsets, count = self._settings.topic, _behind(owned, found), self.count(len(owned))

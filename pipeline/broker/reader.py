@@ -143,8 +143,8 @@ def read(
     """Chunks after the offset of each partition, at most `count` a partition.
 
     Partitions without new chunks are left out. Waits, and raises, as `read_raw`. Where it gets fewer than `enough`
-    chunks it looks once more: a read that waited is answered with the first entry that comes, and what comes with it,
-    in one push of many streams say, would be a small batch of its own. Nothing is waited for.
+    chunks, all of one partition, it looks once more: a read that waited is answered with the first push that comes, and
+    what other producers push at that moment would be a small batch of its own. Nothing is waited for.
     """
     partitions = {log_key(topic, partition): partition for partition in offsets}
     positions = {key: offsets[partition] for key, partition in partitions.items()}

@@ -66,6 +66,15 @@ def test_what_is_asked_ahead_in_cluster_mode(cluster: redis.Redis) -> None:
     assert sum(map(len, found.values())) == 40
 
 
+def test_calls_go_apart_in_cluster_mode(cluster: redis.Redis) -> None:
+    """The first that go as one are refused, and sent one by one; from then on nobody tries."""
+    topic.create(cluster, topic.Topic("calls", 8000.0, "int16", 1, 4))
+    for seq in range(3):
+        Appender(cluster, "calls", 4).append([Pushed(f"call-{i}", seq, b"xy") for i in range(40)])
+        assert cluster.info("errorstats")["errorstat_CROSSSLOT"] == {"count": 1}
+    assert sum(backlog(cluster, "calls", 4).values()) == 120
+
+
 def test_the_whole_path_in_cluster_mode(cluster: redis.Redis) -> None:
     described = topic.create(cluster, topic.Topic("calls", 8000.0, "int16", 1, 4))
     chunks = [Pushed(f"call-{i % 20}", i // 20, b"xy") for i in range(100)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from pipeline.broker.connection import (
     translate,
     translated,
 )
+from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import release, renew
 from pipeline.broker.partition import Commit, commit
@@ -52,6 +55,19 @@ def test_a_lost_reply_stores_once(client: redis.Redis, proxy: Proxy) -> None:
         with pytest.raises(BrokerUnavailable, match="unknown"), translate():
             through.xadd("log", {"a": "b"})
     assert client.xlen("log") == 1
+
+
+def test_a_unix_socket_holds_a_commit(tmp_path: Path) -> None:
+    """Who computes sends it: with a server that is busy elsewhere it would wait."""
+    with EmbeddedServer(tmp_path, fsync="no") as own, connect(own.url, 1.0, busy=True) as client:
+        assert round_trip(client, [("ECHO", "there")]) == [b"there"]
+        assert own.pid is not None
+        os.kill(own.pid, signal.SIGSTOP)
+        try:
+            asked = Asked(client, [("SET", "row", bytes(300_000))])
+        finally:
+            os.kill(own.pid, signal.SIGCONT)
+        assert asked.replies() == [b"OK"]
 
 
 def test_a_lost_reply_stores_once_asyncio(client: redis.Redis, proxy: Proxy) -> None:

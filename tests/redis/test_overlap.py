@@ -110,6 +110,35 @@ def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("redis_client")
+def test_where_nothing_more_comes_only_commits_ask(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each push waits for the results of the one before: a question of its own would find nothing."""
+    bundle = zoo.bundle("sensor")
+    signals = lively(bundle, 8)
+    made, make = 0, Ahead.__init__
+
+    def asks(*args: Any, **options: Any) -> None:
+        nonlocal made
+        made += 1
+        make(*args, **options)
+
+    monkeypatch.setattr(Ahead, "__init__", asks)
+    batches = list(cut_up(bundle, signals, random_cut))
+    with (
+        make_producer(url, bundle) as producer,
+        worker(url, bundle, **BACKLOG),
+        Consumer("audio", "digits", url=url, start="beginning") as consumer,
+    ):
+        pushed_, told = 0, 0
+        for batch in batches:
+            producer.push_many(batch)
+            pushed_ += len(batch)
+            while told < pushed_:
+                told += len(consumer.read(timeout_s=10))
+    assert len(batches) > 10
+    assert made < len(batches) / 4
+
+
+@pytest.mark.usefixtures("redis_client")
 def test_what_follows_a_full_batch_is_fetched_while_it_runs(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches begin only when all is fetched: who fetches afterwards, or in the same thread, waits in vain."""
     bundle = zoo.bundle("sensor")
