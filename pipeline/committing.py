@@ -7,7 +7,6 @@ partition alone.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from pipeline.broker.connection import Client
 from pipeline.broker.partition import Commit, Outcome, Sending
 from pipeline.broker.reader import Reading
-from pipeline.errors import BrokerUnavailable, Fenced, StatebeltError
+from pipeline.errors import BrokerUnavailable, Fenced
 from pipeline.lifecycle import Owned, Phase
 from pipeline.ownership import Ownership
 from pipeline.settings import Settings
@@ -97,11 +96,10 @@ class Committer:
             self._conclude(ownership, flight.pending, flight.sending.outcomes(), flight.sent_s)
 
     def abandon(self) -> None:
-        """Wait for the commit that is on its way, if one is, and do not care what became of it."""
+        """Do not care what becomes of the commit that is on its way, if one is."""
         flight, self._flight = self._flight, None
         if flight is not None:
-            with contextlib.suppress(StatebeltError):
-                flight.sending.outcomes()
+            flight.sending.drop()
 
     def _begun(self, effects: Iterable[tuple[Owned, Effects]]) -> list[_Pending]:
         assert self._flight is None, "one commit at a time"
@@ -144,6 +142,8 @@ class Committer:
             failures += 1
             self._away(why)
             pending = [each for each in again if ownership.owned.get(each.owned.partition) is each.owned]
+            if not pending:
+                return
             sent_s = time.monotonic()
             outcomes = self._send(pending).outcomes()
 

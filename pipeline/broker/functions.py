@@ -29,8 +29,11 @@ _MANY_KEYS = 100
 """Of more, a row or a chunk each, a call holds more data than the server's core keeps at hand: it took a tenth longer
 as one call."""
 
+_APART = (redis.exceptions.ClusterCrossSlotError, redis.exceptions.OutOfMemoryError)
+"""With which a server refuses them as one, and may take each by itself."""
+
 _ROUNDS = 3
-"""A cluster refuses the calls as one, then finds the function missing."""
+"""It refuses them as one, then finds the function missing."""
 
 
 class Call(NamedTuple):
@@ -114,14 +117,15 @@ class _Round:
     """What to send of several calls, and what their replies amount to. No I/O.
 
     Small calls on several partitions go out as one, for whoever waits for what they write is then woken once. A server
-    that is a cluster has partitions in different slots, and refuses: there each call goes by itself, from then on.
+    that is a cluster has partitions in different slots, and refuses: there each call goes by itself, from then on. One
+    that is short of memory may have enough for some of them.
     """
 
     def __init__(self, client: Any, calls: Sequence[Call], then: Sequence[Command]) -> None:
         self._client, self._calls, self._then = client, calls, then
         self._open = list(range(len(calls)))
         self._rounds = 0
-        self._together = False
+        self._together = self._short_of_memory = False
         self.replies: list[Any] = [None] * len(calls)
         self.missing = False
 
@@ -129,24 +133,26 @@ class _Round:
         """Those calls that were not run yet, and `then`."""
         calls = [self._calls[i] for i in self._open]
         few = sum([len(call.keys) for call in calls]) <= _MANY_KEYS
-        self._together = few and len(calls) > 1 and calls[0].name in _MANY and self._client not in _apart
+        alone = self._short_of_memory or self._client in _apart
+        self._together = few and not alone and len(calls) > 1 and calls[0].name in _MANY
         return [*([_as_one(calls)] if self._together else map(_command, calls)), *self._then]
 
     def more(self, answers: Sequence[Any]) -> bool:
         """Take in what the commands were answered. Returns whether to send again, the functions loaded if `missing`:
         what was refused for these reasons was not run."""
         count = 1 if self._together else len(self._open)
-        answered, then = list(answers[:count]), answers[count:]
+        answered, then, again = list(answers[:count]), answers[count:], False
         if self._together:
             (one,) = answered
             answered = one if isinstance(one, list) else [one] * len(self._open)
             if isinstance(one, redis.exceptions.ClusterCrossSlotError):
                 _apart.add(self._client)
+            self._short_of_memory = isinstance(one, redis.exceptions.OutOfMemoryError)
+            again = isinstance(one, _APART)
         for i, reply in zip(self._open, answered, strict=True):
             self.replies[i] = reply
         self.missing = any(map(_missing, answered))
-        refused = (redis.exceptions.ClusterCrossSlotError,) if self._together else ()
-        self._open = [i for i in self._open if _missing(self.replies[i]) or isinstance(self.replies[i], refused)]
+        self._open = [i for i in self._open if again or _missing(self.replies[i])]
         self._rounds += 1
         if self._open and self._rounds < _ROUNDS:
             return True
@@ -174,6 +180,10 @@ class Calls:
                     load(self._client)
                 self._asked = Asked(self._client, self._round.commands())
         return self._round.replies
+
+    def drop(self) -> None:
+        """Let go of the replies: whether the calls were run will not be known."""
+        self._asked.drop()
 
 
 def call_many(client: redis.Redis, calls: Sequence[Call], then: Sequence[Command] = ()) -> list[Any]:

@@ -158,6 +158,11 @@ class Sending:
             self._reading.answered(then)
         return outcomes
 
+    def drop(self) -> None:
+        """Let go of the outcomes: what became of the commits does not matter any more."""
+        if self._away is None:
+            self._calls.drop()
+
 
 def commit_many(
     client: redis.Redis,

@@ -687,14 +687,27 @@ end
 -- What each would reply, or its error, which does not keep the others from being done.
 local function many(act)
   return function(keys, args)
-    local count, replies = tonumber(args[1]), {}
-    local key, at = 1, 2 + 2 * count
+    local count, n_keys, n_args = whole(args[1], 1, #args), {}, {}
+    local key, at = 1, 2 + 2 * (count or 0)
+    for i = 1, count or 0 do
+      n_keys[i], n_args[i] = whole(args[2 * i], 0, #keys), whole(args[2 * i + 1], 0, #args)
+      if not n_keys[i] or not n_args[i] then return redis.error_reply('ERR not a number of keys, or of arguments') end
+      key, at = key + n_keys[i], at + n_args[i]
+    end
+    if not count or key ~= #keys + 1 or at ~= #args + 1 then
+      return redis.error_reply('ERR the numbers of calls, keys and arguments do not fit')
+    end
+    local replies = {}
+    key, at = 1, 2 + 2 * count
     for i = 1, count do
-      local n_keys, n_args = tonumber(args[2 * i]), tonumber(args[2 * i + 1])
-      local done, reply = pcall(act, part(keys, key, n_keys), part(args, at, n_args))
-      if not done and type(reply) == 'string' then reply = redis.error_reply('ERR ' .. reply) end
+      local mine, said = part(keys, key, n_keys[i]), part(args, at, n_args[i])
+      -- Nothing else on this line: a script that is killed goes on to the end of the line that called pcall.
+      local done, reply = pcall(act, mine, said)
+      if not done and type(reply) == 'string' then
+        reply = redis.error_reply(string.find(reply, '^%u+ ') and reply or 'ERR ' .. reply)
+      end
       replies[i] = reply
-      key, at = key + n_keys, at + n_args
+      key, at = key + n_keys[i], at + n_args[i]
     end
     return replies
   end

@@ -10,11 +10,12 @@ import redis
 
 from pipeline.broker.appender import Appender, Pushed
 from pipeline.broker.connection import connect
+from pipeline.broker.functions import library
 from pipeline.broker.keys import Keys, partition_of
 from pipeline.broker.lease import Lease
 from pipeline.broker.partition import Commit, commit_many, load_rows
 from pipeline.broker.reader import read_raw
-from pipeline.errors import ConfigError
+from pipeline.errors import BrokerUnavailable, ConfigError
 from tests.harness import until
 
 from .helpers import grant, ids_of, lag, push
@@ -78,9 +79,35 @@ def test_a_commit_that_ends_in_an_error_is_alone(client: redis.Redis, key: str) 
     client.sadd(key, "another program's")
     errors = [outcome.error for outcome in commit_many(client, commits)]
     assert [type(error) for error in errors] == [type(None), ConfigError, type(None), type(None)]
-    assert "WRONGTYPE" in str(errors[1])
+    assert "a key of ours holds another type" in str(errors[1])
     assert [client.exists(keys.row("s0")) for keys in FOUR] == [1, 0, 1, 1]
     assert [lag(client, keys) for keys in FOUR] == [0, 4, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["x"], ["1"], ["1", "1", "1e15", "x"], ["1", "1", "1000000000000000", "x"], ["2", "1", "1", "1", "1", "x"]],
+)
+def test_numbers_that_do_not_fit_are_refused(client: redis.Redis, args: list[str]) -> None:
+    """Before anything is done: a loop of that length would be the server's last for everybody."""
+    Appender(client, "calls", 1).append([Pushed("s", 0, b"xy")])
+    version = library().rsplit("_", 1)[1]
+    with pytest.raises(redis.ResponseError, match=r"not a number of keys|do not fit"):
+        client.execute_command("FCALL", f"sb_append_many_{version}", 1, FOUR[0].log, *args)
+
+
+def test_where_memory_is_short_some_of_it_is_written(client: redis.Redis) -> None:
+    """All that a call brings counts before it is run: as one they would be refused for ever."""
+    rows = [("s", bytes(6 << 20), 60_000)]
+    commits = [(lease, commit._replace(rows=rows)) for lease, commit in commits_of(leases_of(client))]
+    used = client.info("memory")["used_memory"]
+    client.config_set("maxmemory", used + (20 << 20))
+    try:
+        errors = [outcome.error for outcome in commit_many(client, commits)]
+    finally:
+        client.config_set("maxmemory", 0)
+    assert errors[0] is None
+    assert isinstance(errors[-1], BrokerUnavailable)
 
 
 def test_a_push_that_ends_in_an_error_is_alone(client: redis.Redis) -> None:
