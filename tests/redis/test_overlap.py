@@ -111,7 +111,8 @@ def test_the_next_chunks_are_asked_for_meanwhile(url: str, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("redis_client")
 def test_where_nothing_more_comes_only_commits_ask(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each push waits for the results of the one before: a question of its own would find nothing."""
+    """Each push waits for the results of the one before: a question of its own would find nothing. (But where a push
+    comes between a commit and the question that it took along, there is more.)"""
     bundle = zoo.bundle("sensor")
     signals = lively(bundle, 8)
     made, make = 0, Ahead.__init__
@@ -125,7 +126,7 @@ def test_where_nothing_more_comes_only_commits_ask(url: str, monkeypatch: pytest
     batches = list(cut_up(bundle, signals, random_cut))
     with (
         make_producer(url, bundle) as producer,
-        worker(url, bundle, **BACKLOG),
+        worker(url, bundle, **{**BACKLOG, "read_entries": 64}),
         Consumer("audio", "digits", url=url, start="beginning") as consumer,
     ):
         pushed_, told = 0, 0
@@ -135,7 +136,7 @@ def test_where_nothing_more_comes_only_commits_ask(url: str, monkeypatch: pytest
             while told < pushed_:
                 told += len(consumer.read(timeout_s=10))
     assert len(batches) > 10
-    assert made < len(batches) / 4
+    assert made < len(batches) / 2
 
 
 @pytest.mark.usefixtures("redis_client")

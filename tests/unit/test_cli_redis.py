@@ -278,7 +278,8 @@ class TestPushAndTail:
         statebelt("push", path, "--rate", 16_000, "--url", url)
         _, err = statebelt(*tail, "--seconds", 0.1)
         assert err.startswith("warning: no group 'digits' works on topic 'audio'; there are: none yet. Waiting for")
-        with worker(url, zoo.bundle("audio"), group="digits"):
+        with worker(url, zoo.bundle("audio"), group="digits") as running:
+            until(lambda: len(running.owned) > 0, "the group")
             _, err = statebelt(*tail, "--seconds", 1.2, "--group", "digit")
             assert err.count("no group 'digit' works on topic 'audio'; there are: digits.") == 1
             assert statebelt(*tail, "--seconds", 0.1)[1] == ""
