@@ -14,6 +14,7 @@ from pipeline.broker import lease as leases
 from pipeline.broker import members
 from pipeline.broker.connection import Client
 from pipeline.broker.keys import Keys
+from pipeline.broker.later import Later
 from pipeline.broker.lease import Granted, Lease
 from pipeline.broker.members import Member
 from pipeline.errors import BrokerUnavailable, ConfigError, Fenced
@@ -66,6 +67,8 @@ class Ownership:
         self._next_beat_s = 0.0
         self._unreleased: list[Lease] = []
         self._unlike: set[str] = set()
+        self._joining: Later[list[Member]] | None = None
+        self._living: Sequence[Member] = ()  # of whom `look` found that something is to be done
 
     def introduce(self, pause: Callable[[float], bool]) -> None:
         """Join the group; `pause` waits for so many seconds and says whether to go on.
@@ -78,7 +81,7 @@ class Ownership:
             # First without joining: who lives would make room for one that must not start.
             others = self._strangers(members.look(self._client, self._topic, self._group))
             if not others:
-                others = self._strangers(self._join())
+                others = self._strangers(self._joined())
                 if not others:
                     return
                 self._leave()  # both began at the same moment
@@ -97,13 +100,42 @@ class Ownership:
         """Renew what is due, and come closer to an even share. Raises BrokerUnavailable: try again."""
         self.renew()
         if time.monotonic() >= self._next_beat_s:
-            short = self._balance()
-            self._next_beat_s = time.monotonic() + (_SHORT_S if short else min(self._lease_ms / 4000, _BEAT_S))
+            living, self._living = self._living or self._joined(), ()
+            self._beaten(short=self._balance(living))
+
+    def look(self) -> bool:
+        """Whether `keep` has something to do, as far as is known without waiting for Redis: who lives is asked, and
+        answered in a later call. For who has work to do. Raises BrokerUnavailable: try again."""
+        if self._worn() or self._living:
+            return True
+        if time.monotonic() < self._next_beat_s:
+            return False
+        if self._joining is None:
+            self._joining = self._join()
+            return False
+        joining, self._joining = self._joining, None
+        if not joining.ready():
+            self._joining = joining
+            return False
+        living = joining.answer()
+        if self._over(living):
+            self._living = living
+            return True
+        self._beaten(short=False)
+        return False
+
+    def _beaten(self, *, short: bool) -> None:
+        self._next_beat_s = time.monotonic() + (_SHORT_S if short else self._pause_s)
 
     @property
-    def due(self) -> bool:
-        """Whether `keep` has something to do."""
-        return time.monotonic() >= self._next_beat_s or bool(self._worn())
+    def _pause_s(self) -> float:
+        return min(self._lease_ms / 4000, _BEAT_S)
+
+    def forget(self) -> None:
+        """Let go of what was asked for."""
+        joining, self._joining, self._living = self._joining, None, ()
+        if joining is not None:
+            joining.drop()
 
     def _worn(self) -> list[Owned]:
         now = time.monotonic()
@@ -112,6 +144,8 @@ class Ownership:
     @property
     def beat_s(self) -> float:
         """How long until `keep` has something to do, in seconds: reads must not block for longer."""
+        if self._joining is not None:
+            return self._pause_s
         return max(0.001, self._next_beat_s - time.monotonic())
 
     def renew(self) -> None:
@@ -135,6 +169,7 @@ class Ownership:
 
     def drop_all(self, why: str) -> None:
         """Forget everything; what is still this owner's by its leases is taken anew."""
+        self.forget()
         held = list(self.owned.values())
         self._unreleased += [owned.lease for owned in held]
         rows = sum(map(self._dropped, held))
@@ -159,6 +194,7 @@ class Ownership:
 
         catch_up: store what rows lack; not where a batch was broken off, for they may hold what was never published.
         """
+        self.forget()
         given = list(self.owned.values())
         if catch_up:
             self._catch_up(given)
@@ -167,29 +203,38 @@ class Ownership:
             leases.release(self._client, self._unreleased)
         self._leave()
 
-    def _join(self) -> list[Member]:
+    def _join(self) -> Later[list[Member]]:
         me = Member(self._owner, len(self.owned), self._fingerprint, self._arithmetic)
-        return members.join(self._client, self._topic, self._group, me, self._lease_ms)
+        return members.joining(self._client, self._topic, self._group, me, self._lease_ms)
+
+    def _joined(self) -> list[Member]:
+        joining, self._joining = self._joining or self._join(), None
+        return joining.answer()
 
     def _leave(self) -> None:
         members.leave(self._client, self._topic, self._group, self._owner)
 
-    def _balance(self) -> bool:
-        """Give back, or take. True where this worker still holds less than its share."""
-        living = self._join()
+    def _over(self, living: Sequence[Member]) -> int:
+        """By how many partitions this worker holds more than its share, or less."""
         self._give_way(self._strangers(living))
         self._compare(living)
+        self.share = shares(self._held(living), len(self._keys))[self._owner]
+        return len(self.owned) - self.share
+
+    def _held(self, living: Sequence[Member]) -> dict[str, int]:
         held = {m.owner: m.held for m in living if m.fingerprint == self._fingerprint}
-        held[self._owner] = len(self.owned)
-        self.share = shares(held, len(self._keys))[self._owner]
-        over = len(self.owned) - self.share
+        return held | {self._owner: len(self.owned)}
+
+    def _balance(self, living: Sequence[Member]) -> bool:
+        """Give back, or take. True where this worker still holds less than its share."""
+        over = self._over(living)
         if over > 0:  # the youngest: the fewest of its rows are on the belt
             given = list(self.owned.values())[-over:]
             self._catch_up(given)
             self._give_back(given)
             self._log.info("gave_back", partitions=[o.partition for o in given], owned=sorted(self.owned))
         elif over < 0:
-            self._take(-over, sorted(held).index(self._owner))
+            self._take(-over, sorted(self._held(living)).index(self._owner))
         return len(self.owned) < self.share
 
     def _give_way(self, strangers: Sequence[Member]) -> None:

@@ -15,12 +15,10 @@ from pipeline import task as tasks
 from pipeline.batcher import Batcher
 from pipeline.belt import Belt
 from pipeline.broker import lease as leases
-from pipeline.broker import partition as partitions
 from pipeline.broker import topic as topics
 from pipeline.broker.connection import TIMEOUT_S, check_server, connect
 from pipeline.broker.durability import check_durability
 from pipeline.broker.failover import History
-from pipeline.broker.retention import trim
 from pipeline.bundle import Bundle, load
 from pipeline.committing import Committer, backoff_s
 from pipeline.errors import BrokerUnavailable, ConfigError
@@ -34,6 +32,7 @@ from pipeline.rows import Rows
 from pipeline.settings import Settings
 from pipeline.status import Reporter
 from pipeline.task import Task
+from pipeline.upkeep import Upkeep
 
 _LEAST_TIMEOUT_S = 1.0
 _IDLE_S = 1.0
@@ -99,8 +98,9 @@ class Worker:
         )
         self._intake = Intake(self._client, settings, self._log)
         self._rows = Rows(self._client, settings, self._belt, self._batcher, self._committer, self._intake, self._log)
-        self._next_trim_s = 0.0
+        self._upkeep = Upkeep(self._client, settings)
         self._busy_s = 0.0
+        self._quiet = True  # did the last look find nothing?
 
     def stop(self) -> None:
         """Ask `run` to commit what it has in hand, give its leases back and return, within `drain_ms`. Safe in a
@@ -219,11 +219,13 @@ class Worker:
         )
 
     def _turn(self, ownership: Ownership) -> None:
-        if ownership.due or self._late_ones(ownership) or not self._intake.in_hand:
+        if self._quiet or self._late_ones(ownership) or ownership.look():
             self._committer.settle(ownership)
             ownership.keep()
+        elif not self._intake.in_hand:
+            self._committer.settle(ownership)
         if self._reporter.due():
-            self._report("running")
+            self._tell(ownership)
         if not ownership.owned:
             self._pause(ownership.beat_s)
             return
@@ -238,13 +240,13 @@ class Worker:
                 return
         block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
         found = self._intake.next(ownership.owned, block_ms)
+        self._quiet = not found
         if found:
             self._process(ownership, found)
             self._busy_s = time.monotonic()
         elif time.monotonic() - self._busy_s > _IDLE_S:
             self._catch_up(list(ownership.owned.values()))
-        if time.monotonic() >= self._next_trim_s:
-            self._trim(ownership)
+        self._upkeep.trim(ownership.owned)
 
     @staticmethod
     def _late_ones(ownership: Ownership) -> list[Owned]:
@@ -303,6 +305,8 @@ class Worker:
     def _let_go(self, ownership: Ownership) -> None:
         """Redis does not answer, or another one does: drop what another worker may own by now, or what was read of a
         server that is not the one that answers."""
+        ownership.forget()
+        self._upkeep.forget()
         ownership.drop_expired()
         if self._history.changed:
             self._committer.abandon()
@@ -314,36 +318,25 @@ class Worker:
         """A server that is full takes no commit, but renews leases and trims logs: it may be trimming that it lacks."""
         try:
             ownership.renew()
-            if time.monotonic() >= self._next_trim_s:
-                self._trim(ownership)
+            self._upkeep.trim_all(ownership.owned)
         except BrokerUnavailable:
             pass  # it is away altogether: the leases say for how long it is worth waiting
 
     # -- upkeep
 
-    def _trim(self, ownership: Ownership) -> None:
-        s = self.settings
-        self._next_trim_s = time.monotonic() + s.trim_every_ms / 1000
-        for partition in ownership.owned:
-            trim(
-                self._client,
-                s.topic,
-                partition,
-                [s.group],
-                s.input_retention_ms,
-                s.results_retention_ms,
-                s.outage_ms,
-            )
-        self._log.debug("turned", belt_rows=len(self._belt), **self.counts)
+    def _tell(self, ownership: Ownership) -> None:
+        """Tell probes that all is well, and the lag, once it is known."""
+        held = [owned.lease.keys for owned in ownership.owned.values()]
+        lag = self._upkeep.lag(held) if held else 0
+        if lag is not None:
+            self._report("running", lag=lag)
+            self._log.debug("turned", belt_rows=len(self._belt), **self.counts)
 
-    def _report(self, phase: str, trouble: str = "") -> None:
+    def _report(self, phase: str, trouble: str = "", lag: int = 0) -> None:
         """Tell probes how it goes."""
         if not self._reporter.due() and phase == "running":
             return
         owned = self.owned
-        lag = 0
-        if owned and not trouble and phase == "running":
-            lag = sum(partitions.lags(self._client, [o.lease.keys for o in owned.values()]))
         told = self._reporter.error
         share = 0 if self._ownership is None else self._ownership.share
         self._reporter.tell(phase, len(owned), share, lag, trouble)
@@ -378,6 +371,7 @@ class Worker:
             except BrokerUnavailable as error:
                 self._log.warning("leases_not_released", error=str(error))
         self._intake.close()
+        self._upkeep.forget()
         self._client.close()
         self._reporter.clear()
         self._log.info("stopped", **self.counts)

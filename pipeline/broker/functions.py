@@ -181,6 +181,11 @@ class Calls:
                 self._asked = Asked(self._client, self._round.commands())
         return self._round.replies
 
+    def ready(self, timeout_s: float) -> bool:
+        """Wait so long for the first reply. Returns whether it, or its beginning, is there."""
+        with translate():
+            return self._asked.ready(timeout_s)
+
     def drop(self) -> None:
         """Let go of the replies: whether the calls were run will not be known."""
         self._asked.drop()

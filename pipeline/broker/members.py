@@ -6,12 +6,14 @@ It gives no right to anything: only a lease does. Where it is wrong, partitions 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
 from pipeline.broker.connection import raise_first, translate
-from pipeline.broker.functions import call
+from pipeline.broker.functions import Call, call
 from pipeline.broker.keys import workers_key
+from pipeline.broker.later import Later
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,18 @@ def join(client: redis.Redis, topic: str, group: str, me: Member, ttl_ms: int) -
     Raises:
         BrokerUnavailable: no answer; call again.
     """
+    return joining(client, topic, group, me, ttl_ms).answer()
+
+
+def joining(client: redis.Redis, topic: str, group: str, me: Member, ttl_ms: int) -> Later[list[Member]]:
+    """`join`, whose answer is taken later."""
+
+    def members(replies: list[Any]) -> list[Member]:
+        (flat,) = raise_first(replies)
+        return [_member(owner, said) for owner, said in zip(flat[::2], flat[1::2], strict=True)]
+
     facts = f"{me.held} {me.fingerprint} {me.arithmetic}"
-    flat = call(client, "sb_join", [workers_key(topic, group)], [me.owner, ttl_ms, facts])
-    return [_member(owner, said) for owner, said in zip(flat[::2], flat[1::2], strict=True)]
+    return Later(client, [Call("sb_join", [workers_key(topic, group)], [me.owner, ttl_ms, facts])], [], members)
 
 
 def leave(client: redis.Redis, topic: str, group: str, owner: str) -> None:

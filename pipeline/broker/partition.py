@@ -11,6 +11,7 @@ import redis
 from pipeline.broker.connection import no_key, raise_first, translate
 from pipeline.broker.functions import Call, Calls
 from pipeline.broker.keys import Keys
+from pipeline.broker.later import Later
 from pipeline.broker.lease import Lease, fenced, moved
 from pipeline.broker.reader import Reading
 from pipeline.broker.resp import Command, Word
@@ -242,14 +243,23 @@ def lags(client: redis.Redis, of: Sequence[Keys]) -> list[int]:
     Raises:
         BrokerUnavailable: no answer; call again.
     """
-    with translate(), client.pipeline(transaction=False) as pipe:
-        for keys in of:
-            pipe.xinfo_groups(keys.log)
-            pipe.xlen(keys.log)
-        replies = pipe.execute(raise_on_error=False)
-    replies = raise_first([[] if no_key(reply) else reply for reply in replies])
-    found = []
-    for keys, groups, length in zip(of, replies[::2], replies[1::2], strict=True):
-        lag = next((info["lag"] for info in groups if info["name"] == keys.group.encode()), None)
-        found.append(int(length if lag is None else lag))
-    return found
+    return asked_lags(client, of).answer()
+
+
+def asked_lags(client: redis.Redis, of: Sequence[Keys]) -> Later[list[int]]:
+    """`lags`, whose answer is taken later."""
+
+    def found(replies: list[Any]) -> list[int]:
+        replies = raise_first([[] if no_key(reply) else reply for reply in replies])
+        pairs = zip(of, replies[::2], replies[1::2], strict=True)
+        return [_lag(keys.group.encode(), groups, length) for keys, groups, length in pairs]
+
+    commands: list[Command] = []
+    for keys in of:
+        commands += [("XINFO", "GROUPS", keys.log), ("XLEN", keys.log)]
+    return Later(client, [], commands, found)
+
+
+def _lag(group: bytes, groups: Sequence[Mapping[bytes, Any]], length: int) -> int:
+    lag = next((info[b"lag"] for info in groups if info[b"name"] == group), None)
+    return int(length if lag is None else lag)

@@ -9,12 +9,14 @@ more at most.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import redis
 
-from pipeline.broker.connection import no_key, raise_first, translate
-from pipeline.broker.functions import call
+from pipeline.broker.connection import no_key, raise_first
+from pipeline.broker.functions import Call
 from pipeline.broker.keys import ROWS_SUFFIX, Keys, log_key
+from pipeline.broker.later import Later
 
 
 def marks_key(keys: Keys) -> str:
@@ -29,12 +31,12 @@ def marks_key(keys: Keys) -> str:
 def groups_of(client: redis.Redis, log: str) -> list[bytes]:
     """The names of all groups on a log, none when there is no log; those where rows stand (`is_rows_group`) among
     them. Raises as `trim`."""
-    with translate(), client.pipeline(transaction=False) as pipe:
-        pipe.xinfo_groups(log)
-        (infos,) = pipe.execute(raise_on_error=False)
-    if no_key(infos):
-        return []
-    return [info["name"] for info in raise_first([infos])[0]]
+    return Later(client, [], [("XINFO", "GROUPS", log)], _names).answer()
+
+
+def _names(replies: list[Any]) -> list[bytes]:
+    (infos,) = replies
+    return [] if no_key(infos) else [info[b"name"] for info in raise_first([infos])[0]]
 
 
 def trim(
@@ -63,20 +65,47 @@ def trim(
     Example:
         trim(client, "calls", 3, ["digits"], 60_000, 86_400_000, 86_400_000)
     """
+    known = groups_of(client, log_key(topic, partition))
+    ages_ms = Ages(retention_ms, results_retention_ms, outage_ms)
+    return trimming(client, topic, partition, groups, ages_ms, known).answer()[:2]
+
+
+class Ages(NamedTuple):
+    """How long things are kept, in ms; as `trim` has it."""
+
+    chunks: int
+    results: int
+    outage: int | None = None
+
+
+def trimming(
+    client: redis.Redis, topic: str, partition: int, groups: Sequence[str], ages_ms: Ages, known: Sequence[bytes]
+) -> Later[tuple[int, int, list[bytes]]]:
+    """`trim`, whose answer is taken later; with it come the names of all groups on the log, for the next time.
+
+    Args:
+        known: those names, as far as is known. Where nobody works for a group, and it is not among them, it keeps its
+            chunks.
+    """
     log = log_key(topic, partition)
-    known = groups_of(client, log)
     keys = [Keys(topic, group, partition) for group in groups]
-    chunks, results = call(
-        client,
+    outage_ms = -1 if ages_ms.outage is None else ages_ms.outage
+    trim_ = Call(
         "sb_trim",
         [
             log,
             *[_lease_key(log, name) for name in known],
             *[key for of in keys for key in (of.out, of.dead, marks_key(of))],
         ],
-        [retention_ms, results_retention_ms, -1 if outage_ms is None else outage_ms, len(known), *known, *groups],
+        [ages_ms.chunks, ages_ms.results, outage_ms, len(known), *known, *groups],
     )
-    return int(chunks), int(results)
+
+    def went(replies: list[Any]) -> tuple[int, int, list[bytes]]:
+        (chunks, results), infos = *raise_first(replies[:1]), replies[1]
+        there = not isinstance(infos, Exception)  # as where there is no log
+        return int(chunks), int(results), _names([infos]) if there else []
+
+    return Later(client, [trim_], [("XINFO", "GROUPS", log)], went)
 
 
 def _lease_key(log: str, group: bytes) -> str:

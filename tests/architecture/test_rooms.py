@@ -20,7 +20,7 @@ LAYERS = [  # from what knows everything to what knows nothing; a module may imp
     {"worker", "producer", "consumer", "offline", "verify"},
     {"pushing", "rows"},
     {"sender", "committing"},
-    {"outbox", "waiting", "ownership", "intake"},
+    {"outbox", "waiting", "ownership", "intake", "upkeep"},
     {"lifecycle"},
     {"task"},
     {"admission", "behind"},

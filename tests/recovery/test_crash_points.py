@@ -17,11 +17,12 @@ COMMIT, COMMITTED = "pipeline.broker.partition:Sending.__init__", "pipeline.brok
 CALL = "pipeline.broker.functions:Calls.__init__"
 ACQUIRE, RENEW = "pipeline.broker.lease:acquire_many", "pipeline.broker.lease:renew"
 RELEASE, LEAVE = "pipeline.broker.lease:release", "pipeline.broker.members:leave"
-JOIN, TRIM = "pipeline.broker.members:join", "pipeline.broker.retention:trim"
+JOIN, JOINED = "pipeline.broker.members:joining", "pipeline.ownership:Ownership._joined"
+TRIM = "pipeline.broker.retention:trimming"
 
 POINTS: dict[str, Point] = {
     "before it is known to the others": Point(JOIN, "before"),
-    "known to the others, owning nothing": Point(JOIN, "after"),
+    "known to the others, owning nothing": Point(JOINED, "after"),
     "before the leases": Point(ACQUIRE, "before"),
     "with leases that it never heard of": Point(ACQUIRE, "after"),
     "before the first read": Point(READ, "before"),
@@ -42,7 +43,8 @@ POINTS: dict[str, Point] = {
     "before a renewal": Point(RENEW, "before", 2),
     "after a renewal": Point(RENEW, "after", 2),
     "before the logs are trimmed": Point(TRIM, "before"),
-    "after the logs are trimmed": Point(TRIM, "after"),
+    "while a log is trimmed": Point(TRIM, "after"),
+    "after the logs are trimmed": Point(TRIM, "before", 5),
 }
 
 ON_LEAVING: dict[str, Point] = {
