@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     max_backlog: int = Field(default=10_000, ge=1, description="unread chunks of a partition a producer tolerates")
     input_retention_ms: Milliseconds = Field(default=60_000, description="chunks are kept at least so long")
     results_retention_ms: Milliseconds = Field(default=86_400_000, description="results and dead letters are kept so")
-    trim_every_ms: Milliseconds = Field(default=5_000, description="between two trims of a partition's logs")
+    trim_every_ms: Milliseconds = Field(default=1_000, description="between two trims of a partition's logs")
     status_dir: Path | None = Field(
         default=None, description="where a worker tells probes how it goes; by default a folder of this user in /tmp"
     )
