@@ -8,6 +8,7 @@ somebody else has claimed are refused for themselves, as a whole stream.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import redis
@@ -73,6 +74,11 @@ class AppendFenced(Fenced):
         self.refused = refused
 
 
+@lru_cache(maxsize=16_384)  # a stream is pushed to again and again
+def _home(stream: str, partitions: int) -> int:
+    return partition_of(check_stream(stream), partitions)
+
+
 class Append(Exchange[list[bytes]]):
     """Chunks grouped by partition into calls, and replies sorted back.
 
@@ -87,7 +93,7 @@ class Append(Exchange[list[bytes]]):
         self._chunks = chunks
         self._groups: dict[int, list[int]] = {}
         for i, chunk in enumerate(chunks):
-            self._groups.setdefault(partition_of(check_stream(chunk.stream), terms.partitions), []).append(i)
+            self._groups.setdefault(_home(chunk.stream, terms.partitions), []).append(i)
         self.calls = [self._call(partition, group) for partition, group in self._groups.items()]
         # WAIT is about the writes of its own connection: it travels behind the chunks, never by itself.
         self.then = [("WAIT", terms.replicas, terms.replicas_timeout_ms)] if terms.replicas else []

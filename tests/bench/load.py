@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.cli.memory import collect_seldom, keep_freed
 from tests.bench.cores import on
 from tests.bench.figures import CHUNK_MS
 
@@ -201,6 +202,8 @@ def main(url: str, pcm: str, path: str, text: str) -> None:
     push = WIRES[load.wire](url)
     for wave in np.array_split(np.arange(load.known), -(-load.known // 500)) if load.warm else ():
         push([(load.name(n), load.chunk(recording, n, 0), False) for n in wave.tolist()])
+    collect_seldom()
+    keep_freed()
     print("ready", flush=True)
     sys.stdin.read()
     columns: tuple[list[float], ...] = ([], [], [], [])

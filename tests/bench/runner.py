@@ -18,6 +18,7 @@ import soxr
 from rich.console import Console
 
 from pipeline.broker.embedded import EmbeddedServer
+from pipeline.cli.memory import collect_seldom
 from tests.bench import alone, contest, curves, vad, yardstick
 from tests.bench.contest import Ground, Pace
 from tests.bench.cores import CORES, on
@@ -178,6 +179,7 @@ def ground() -> Iterator[Ground]:
     samples, rate_hz = soundfile.read(RECORDING, dtype="float32")
     signal = np.tile(soxr.resample(samples, rate_hz, yardstick.RATE_HZ), 3)
     recording = np.clip(signal * 32767, -32768, 32767).astype(np.int16)
+    collect_seldom()  # this process reads, beside the server that is measured
     with tempfile.TemporaryDirectory() as name, on(CORES.reader):
         folder = Path(name)
         with on(CORES.server):
