@@ -120,9 +120,11 @@ class ChunkParser:
 
     def all(self, entries: Sequence[Raw]) -> Parsed:
         """Entries, in order, as chunks, and those that are none. Nearly all go the short way, by compiled code."""
+        plain = self._plain(entries)
+        if None not in plain:
+            return Parsed([Chunk(*parts) for parts in plain], [], sum([len(parts[4]) for parts in plain]))  # type: ignore[misc, index]
         chunks: list[Chunk] = []
         rejections: list[Rejection] = []
-        plain = self._plain(entries)
         # Of an entry that goes the short way all but the data is bounded, and little.
         size_bytes = sum([len(parts[4]) for parts in plain if parts is not None])
         for entry, parts in zip(entries, plain, strict=True):

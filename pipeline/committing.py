@@ -169,9 +169,7 @@ def _pending(owned: Owned, effects: Effects) -> _Pending:
         behind=effects.behind,
         behind_before=owned.rows_at,
     )
-    # Rows alone have nothing to tell.
-    happenings = owned.task.happenings() if commit.offset_after != commit.offset_before else ()
-    return _Pending(owned, commit, happenings, effects.counts)
+    return _Pending(owned, commit, owned.task.happenings() if effects.heard else (), effects.counts)
 
 
 def backoff_s(failures: int) -> float:

@@ -31,6 +31,8 @@ class Phase(Enum):
     CLOSED = "closed"
     FENCED = "fenced"
 
+    __hash__ = object.__hash__  # Enum's own is Python's, and every step of every partition looks one up twice
+
 
 LEGAL: dict[Phase, frozenset[Phase]] = {
     Phase.GRANTED: frozenset({Phase.RUNNING, Phase.DRAINING, Phase.FENCED}),

@@ -22,7 +22,7 @@ from pipeline.behind import Behind
 from pipeline.belt import ENDED, Belt
 from pipeline.broker.entries import Raw
 from pipeline.broker.keys import MAX_NAME_BYTES
-from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, ChunkParser, Rejection
+from pipeline.chunk import MAX_CHUNK_BYTES, Chunk, ChunkParser, Note, Rejection
 from pipeline.component import Array
 from pipeline.manifest import InputSpec
 
@@ -37,7 +37,7 @@ class Effects(NamedTuple):
 
     offset: id of the last entry covered. entries: how many there were. results, dead: `(id, fields)`,
     ids rising. rows: `(stream, bytes, ttl_ms)`. behind: how far the rows that are not among them are (see `Behind`).
-    counts: what is to be counted once it is stored.
+    counts: what is to be counted once it is stored. heard: `happenings` has something to tell.
     """
 
     offset: bytes
@@ -47,6 +47,7 @@ class Effects(NamedTuple):
     rows: list[Row]
     behind: bytes = b""
     counts: Mapping[str, int] = MappingProxyType({})
+    heard: bool = False
 
 
 class Happening(NamedTuple):
@@ -107,17 +108,25 @@ class Task:
 
     def _settle(self, belt: Belt) -> tuple[Effects, list[str]]:
         """The batch's effects but for the rows, and the streams whose rows belong to them."""
-        done = [chunk for chunk in self.chunks if chunk.output is not None]
-        dead = [(r.id, _dead_fields(r)) for r in self._rejections]
+        done: list[Chunk] = []
+        results: list[tuple[bytes, Fields]] = []
+        notes: list[Note] = []
+        for chunk in self.chunks:
+            if chunk.output is not None:
+                done.append(chunk)
+                notes += chunk.notes
+                if (fields := self._result(chunk)) is not None:
+                    results.append((chunk.id, fields))
+        dead = [(r.id, _dead_fields(r)) for r in self._rejections] if self._rejections else []
         counts = {"chunks": len(done), "rejected": len(dead), "duplicates": len(self.chunks) - len(done)}
-        for note in [note for chunk in done if chunk.notes for note in chunk.notes]:
+        for note in notes:
             counts[str(note["kind"])] = counts.get(str(note["kind"]), 0) + 1
-        results = [(chunk.id, fields) for chunk in done if (fields := self._result(chunk)) is not None]
         due = self._behind.due(done)
         if self._behind.delays:
             belt.hold([chunk.stream for chunk in done])
             belt.let_go(due)
-        return Effects(self._offset, self._entries, results, dead, [], self._behind.upto, counts), due
+        heard = bool(notes or dead)
+        return Effects(self._offset, self._entries, results, dead, [], self._behind.upto, counts, heard), due
 
     @property
     def rows_behind(self) -> int:
@@ -154,8 +163,6 @@ class Task:
 
     def happenings(self) -> list[Happening]:
         """What a person should hear of this batch: of each kind one stream as an example, and how many there were."""
-        if not self._rejections and not [chunk for chunk in self.chunks if chunk.notes]:
-            return []
         found: dict[str, list[tuple[str, Mapping[str, object]]]] = {}
         for rejection in self._rejections:
             stream = rejection.fields.get(b"stream", b"")[:MAX_NAME_BYTES].decode(errors="replace")
