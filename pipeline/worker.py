@@ -219,7 +219,8 @@ class Worker:
         )
 
     def _turn(self, ownership: Ownership) -> None:
-        if self._quiet or self._late_ones(ownership) or ownership.look():
+        waits = self._quiet or not ownership.owned  # nobody, then, waits for an answer that it waits for
+        if waits or self._late_ones(ownership) or ownership.look():
             self._committer.settle(ownership)
             ownership.keep()
         elif not self._intake.in_hand:
