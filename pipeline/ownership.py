@@ -143,9 +143,9 @@ class Ownership:
 
     @property
     def beat_s(self) -> float:
-        """How long until `keep` has something to do, in seconds: reads must not block for longer."""
+        """How long until `keep` or `look` has something to do, in seconds: reads must not block for longer."""
         if self._joining is not None:
-            return self._pause_s
+            return min(self._pause_s, _SHORT_S)
         return max(0.001, self._next_beat_s - time.monotonic())
 
     def renew(self) -> None:
@@ -194,6 +194,8 @@ class Ownership:
 
         catch_up: store what rows lack; not where a batch was broken off, for they may hold what was never published.
         """
+        if self._joining is not None:  # should it be done after `leave`, this worker would be counted among the living
+            self._joined()
         self.forget()
         given = list(self.owned.values())
         if catch_up:

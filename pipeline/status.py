@@ -3,7 +3,7 @@
 A file, not Redis: whether a process lives must not depend on whether Redis does. Two questions:
 
     alive   it went through its loop not long ago
-    ready   it is alive, owns what it should, and its lag is falling (or no more than one read)
+    ready   it is alive, owns what it should, and its lag is falling (or no more than three reads)
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reporter:
         folder: made if it is not there; it must be this user's own.
         url: of the server: a topic of another server is another topic.
         lease_ms: a worker that was silent for so long has lost its partitions: it counts as dead.
-        read_entries: a lag of one read is what a worker has in hand.
+        read_entries: a lag of three reads is what a worker has on its way, is working on, and has in hand.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Reporter:
             return f"it is {phase}"
         if owned < share:
             return f"it owns {owned} of its share of {share} partitions"
-        if lag > self._read_entries and lag >= self._lags[0][1]:
+        if lag > 3 * self._read_entries and lag >= self._lags[0][1]:
             return f"its lag does not fall: {self._lags[0][1]} chunks {_WINDOW_S:g} s ago, {lag} now"
         return ""
 

@@ -100,7 +100,6 @@ class Worker:
         self._rows = Rows(self._client, settings, self._belt, self._batcher, self._committer, self._intake, self._log)
         self._upkeep = Upkeep(self._client, settings)
         self._busy_s = 0.0
-        self._quiet = True  # did the last look find nothing?
 
     def stop(self) -> None:
         """Ask `run` to commit what it has in hand, give its leases back and return, within `drain_ms`. Safe in a
@@ -219,7 +218,7 @@ class Worker:
         )
 
     def _turn(self, ownership: Ownership) -> None:
-        waits = self._quiet or not ownership.owned  # nobody, then, waits for an answer that it waits for
+        waits = self._idle or not ownership.owned  # nobody, then, waits for an answer that it waits for
         if waits or self._late_ones(ownership) or ownership.look():
             self._committer.settle(ownership)
             ownership.keep()
@@ -228,6 +227,7 @@ class Worker:
         if self._reporter.due():
             self._tell(ownership)
         if not ownership.owned:
+            self._upkeep.forget()
             self._pause(ownership.beat_s)
             return
         if not self._belt.room_for(max(self._intake.entries, self._intake.in_hand, len(ownership.owned))):
@@ -241,13 +241,16 @@ class Worker:
                 return
         block_ms = 0 if late else max(1, int(ownership.beat_s * 1000))
         found = self._intake.next(ownership.owned, block_ms)
-        self._quiet = not found
         if found:
             self._process(ownership, found)
             self._busy_s = time.monotonic()
-        elif time.monotonic() - self._busy_s > _IDLE_S:
+        elif self._idle:
             self._catch_up(list(ownership.owned.values()))
         self._upkeep.trim(ownership.owned)
+
+    @property
+    def _idle(self) -> bool:
+        return time.monotonic() - self._busy_s > _IDLE_S
 
     @staticmethod
     def _late_ones(ownership: Ownership) -> list[Owned]:
@@ -326,12 +329,10 @@ class Worker:
     # -- upkeep
 
     def _tell(self, ownership: Ownership) -> None:
-        """Tell probes that all is well, and the lag, once it is known."""
+        """Tell probes that all is well, and the lag."""
         held = [owned.lease.keys for owned in ownership.owned.values()]
-        lag = self._upkeep.lag(held) if held else 0
-        if lag is not None:
-            self._report("running", lag=lag)
-            self._log.debug("turned", belt_rows=len(self._belt), **self.counts)
+        self._report("running", lag=self._upkeep.lag(held) if held else 0)
+        self._log.debug("turned", belt_rows=len(self._belt), **self.counts)
 
     def _report(self, phase: str, trouble: str = "", lag: int = 0) -> None:
         """Tell probes how it goes."""

@@ -8,7 +8,7 @@ more at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -65,9 +65,10 @@ def trim(
     Example:
         trim(client, "calls", 3, ["digits"], 60_000, 86_400_000, 86_400_000)
     """
-    known = groups_of(client, log_key(topic, partition))
+    known = {partition: groups_of(client, log_key(topic, partition))}
     ages_ms = Ages(retention_ms, results_retention_ms, outage_ms)
-    return trimming(client, topic, partition, groups, ages_ms, known).answer()[:2]
+    trimmed = trimming(client, topic, known, groups, ages_ms).answer()[partition]
+    return trimmed.chunks, trimmed.results
 
 
 class Ages(NamedTuple):
@@ -78,19 +79,39 @@ class Ages(NamedTuple):
     outage: int | None = None
 
 
+class Trimmed(NamedTuple):
+    """How many chunks, and results and dead letters, went; the names of all groups on the log, for the next time."""
+
+    chunks: int
+    results: int
+    known: list[bytes]
+
+
 def trimming(
-    client: redis.Redis, topic: str, partition: int, groups: Sequence[str], ages_ms: Ages, known: Sequence[bytes]
-) -> Later[tuple[int, int, list[bytes]]]:
-    """`trim`, whose answer is taken later; with it come the names of all groups on the log, for the next time.
+    client: redis.Redis, topic: str, known: Mapping[int, Sequence[bytes]], groups: Sequence[str], ages_ms: Ages
+) -> Later[dict[int, Trimmed]]:
+    """`trim` of several partitions, whose answer is taken later.
 
     Args:
-        known: those names, as far as is known. Where nobody works for a group, and it is not among them, it keeps its
-            chunks.
+        known: of each partition the names of all groups on its log, as far as is known. Where nobody works for a group,
+            and it is not among them, it keeps its chunks.
     """
-    log = log_key(topic, partition)
-    keys = [Keys(topic, group, partition) for group in groups]
+
+    def trimmed(replies: list[Any]) -> dict[int, Trimmed]:
+        counts, infos = raise_first(replies[: len(known)]), replies[len(known) :]
+        return {
+            partition: Trimmed(int(chunks), int(results), [] if isinstance(told, Exception) else _names([told]))
+            for partition, (chunks, results), told in zip(known, counts, infos, strict=True)
+        }
+
+    calls = [_call(topic, partition, names, groups, ages_ms) for partition, names in known.items()]
+    return Later(client, calls, [("XINFO", "GROUPS", log_key(topic, partition)) for partition in known], trimmed)
+
+
+def _call(topic: str, partition: int, known: Sequence[bytes], groups: Sequence[str], ages_ms: Ages) -> Call:
+    log, keys = log_key(topic, partition), [Keys(topic, group, partition) for group in groups]
     outage_ms = -1 if ages_ms.outage is None else ages_ms.outage
-    trim_ = Call(
+    return Call(
         "sb_trim",
         [
             log,
@@ -99,13 +120,6 @@ def trimming(
         ],
         [ages_ms.chunks, ages_ms.results, outage_ms, len(known), *known, *groups],
     )
-
-    def went(replies: list[Any]) -> tuple[int, int, list[bytes]]:
-        (chunks, results), infos = *raise_first(replies[:1]), replies[1]
-        there = not isinstance(infos, Exception)  # as where there is no log
-        return int(chunks), int(results), _names([infos]) if there else []
-
-    return Later(client, [trim_], [("XINFO", "GROUPS", log)], went)
 
 
 def _lease_key(log: str, group: bytes) -> str:

@@ -1,21 +1,26 @@
-"""What a worker asks beside its batches: it never waits for the answer, and gets it."""
+"""What a worker asks beside its batches: it never waits for the answer, and gets it, also where it is never idle."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 
+from pipeline import status
 from pipeline.broker.asked import Asked
 from pipeline.broker.connection import connect
 from pipeline.broker.embedded import EmbeddedServer
-from pipeline.broker.keys import Keys, workers_key
+from pipeline.broker.keys import Keys, partition_of, workers_key
 from pipeline.broker.members import Member, join
 from pipeline.broker.partition import Commit, commit
 from pipeline.errors import BrokerUnavailable
@@ -24,7 +29,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.task import Task
 from pipeline.upkeep import Upkeep
 from tests import zoo
-from tests.harness import until
+from tests.harness import make_producer, until, worker
 
 from .helpers import grant, ids_of, push
 
@@ -51,18 +56,6 @@ def connected(client: redis.Redis) -> None:
     """As a worker is after a while: with a connection for each of several questions."""
     asked = [Asked(client, [("PING",)]) for _ in range(4)]
     assert [each.replies() for each in asked] == [[b"PONG"]] * 4
-
-
-def lag_of(upkeep: Upkeep) -> int:
-    found: list[int] = []
-
-    def answered() -> bool:
-        lag = upkeep.lag(PARTITIONS)
-        found.extend([] if lag is None else [lag])
-        return bool(found)
-
-    until(answered, "the lag")
-    return found[0]
 
 
 def until_trimmed(upkeep: Upkeep, of: Iterable[int], client: redis.Redis, wanted: list[int]) -> None:
@@ -96,13 +89,27 @@ def test_nothing_waits_for_a_server_that_is_silent(own: EmbeddedServer, busy: bo
         read_all(client)
         upkeep = Upkeep(client, settings(trim_every_ms=1))
         connected(client)
+        assert upkeep.lag(PARTITIONS) == 3
+        push(client, PARTITIONS[0], ids_of(11, 15))
         with silent(own):
-            assert [upkeep.lag(PARTITIONS) for _ in range(3)] == [None] * 3
+            assert [upkeep.lag(PARTITIONS) for _ in range(3)] == [3] * 3
             for _ in range(3):
                 upkeep.trim(range(3))
-        assert lag_of(upkeep) == 3
-        until_trimmed(upkeep, range(3), client, [2, 2, 2])
+        until(lambda: upkeep.lag(PARTITIONS) == 8, "the lag as it is now")
+        until_trimmed(upkeep, range(3), client, [7, 2, 2])
         upkeep.forget()
+
+
+def test_what_was_asked_of_other_partitions_is_not_taken_for_an_answer(client: redis.Redis) -> None:
+    read_all(client)
+    upkeep = Upkeep(client, settings())
+    assert upkeep.lag(PARTITIONS) == 3
+    push(client, PARTITIONS[0], ids_of(11, 15))
+    seen = set[int]()
+    until(lambda: upkeep.lag(PARTITIONS) == 8, "the lag as it is now")
+    until(lambda: seen.add(upkeep.lag(PARTITIONS[1:])) or 2 in seen, "the lag of those that are left")  # type: ignore[func-returns-value]
+    assert seen == {8, 2}
+    upkeep.forget()
 
 
 def test_one_partition_is_trimmed_at_a_time_and_then_the_next(client: redis.Redis) -> None:
@@ -111,6 +118,7 @@ def test_one_partition_is_trimmed_at_a_time_and_then_the_next(client: redis.Redi
     until_trimmed(upkeep, range(3), client, [2, 10, 10])
     upkeep.trim(range(3))
     assert lengths(client) == [2, 10, 10]
+    upkeep.trim(range(3))
     soon = Upkeep(client, settings(trim_every_ms=1))
     until_trimmed(soon, [1, 2], client, [2, 2, 2])
     upkeep.forget()
@@ -135,7 +143,7 @@ def test_a_group_that_nobody_works_for_is_found_out(client: redis.Redis) -> None
     push(client, keys, ids_of(1, 10))
     commit(client, grant(client, keys).lease, Commit(b"0-0", b"10-0", 10))
     client.xgroup_create(keys.log, "left", "4-0")
-    upkeep = Upkeep(client, settings(trim_every_ms=1, outage_ms=1))
+    upkeep = Upkeep(client, settings(trim_every_ms=50, outage_ms=1))
     first = client.xrange(keys.log, count=1)[0][0]
     assert first == b"1-0"
     seen = {first}
@@ -152,7 +160,7 @@ def test_a_group_that_nobody_works_for_is_found_out(client: redis.Redis) -> None
 
 def test_no_log_is_no_error(client: redis.Redis) -> None:
     upkeep = Upkeep(client, settings(trim_every_ms=1))
-    assert lag_of(upkeep) == 0
+    assert upkeep.lag(PARTITIONS) == 0
     for _ in range(20):
         upkeep.trim([0])
         client.ping()
@@ -160,16 +168,17 @@ def test_no_log_is_no_error(client: redis.Redis) -> None:
 
 
 def test_an_answer_that_does_not_come_is_asked_for_again(own: EmbeddedServer) -> None:
-    with connect(own.url, 0.2, busy=True) as client:
+    with connect(own.url, 1.0, busy=True) as client:
         read_all(client)
         upkeep = Upkeep(client, settings(trim_every_ms=1))
         connected(client)
+        assert upkeep.lag(PARTITIONS) == 3
         with silent(own):
             with pytest.raises(BrokerUnavailable, match="timeout"):
-                until(lambda: upkeep.lag(PARTITIONS) is not None, "an error")
+                until(lambda: upkeep.lag(PARTITIONS) < 0, "an error")
             with pytest.raises(BrokerUnavailable, match="timeout"):
                 until(lambda: upkeep.trim(range(3)) is not None, "an error")
-        assert lag_of(upkeep) == 3
+        assert upkeep.lag(PARTITIONS) == 3
         until_trimmed(upkeep, range(3), client, [2, 2, 2])
         upkeep.forget()
 
@@ -230,3 +239,51 @@ def test_a_look_tells_the_server_that_the_worker_lives(client: redis.Redis) -> N
 
     until(told, "a look")
     mine.close(catch_up=False)
+
+
+@contextmanager
+def unbroken_load(url: str, partitions: Collection[int]) -> Iterator[None]:
+    """A chunk every few ms, in some of four partitions, until the end."""
+    bundle, over = zoo.bundle("audio"), threading.Event()
+    names = [name for name in map("s{}".format, range(40)) if partition_of(name, 4) in partitions]
+
+    def push_on() -> None:
+        chunk = np.zeros(80, np.int16)
+        with make_producer(url, bundle, partitions=4) as producer:
+            while not over.wait(0.005):
+                producer.push_many([(name, chunk, False) for name in names])
+
+    with ThreadPoolExecutor(1) as pusher:
+        pushed = pusher.submit(push_on)
+        try:
+            yield
+        finally:
+            over.set()
+            pushed.result()
+
+
+def test_a_worker_that_is_never_idle_keeps_trims_reports_and_shares(
+    url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    bundle, lease_ms = zoo.bundle("audio"), 600
+    keys = [Keys("audio", "digits", p) for p in range(4)]
+    given = {"lease_ms": lease_ms, "input_retention_ms": 1, "trim_every_ms": 100}
+
+    def told() -> list[status.Status]:
+        return status.read(tmp_path, url, "audio", "digits")
+
+    def held() -> list[bytes]:
+        return [redis_client.get(each.lease) or b"" for each in keys]
+
+    with unbroken_load(url, {0, 1, 2}), worker(url, bundle, **given, status_dir=str(tmp_path)) as first:
+        until(lambda: all(held()), "the leases")
+        before, at_s = held(), time.time()
+        until(lambda: any(each.at_s > at_s + 3 * lease_ms / 1000 for each in told()), "reports")
+        assert held() == before  # of the one where nothing comes in as well
+        assert len(first.owned) == 4
+        for each in keys[:3]:  # what was trimmed is less than what was pushed
+            log = redis_client.xinfo_stream(each.log)
+            assert log["length"] < log["entries-added"]
+        with worker(url, bundle, **given) as second:
+            until(lambda: len(first.owned) == len(second.owned) == 2, "even shares")
+        until(lambda: len(first.owned) == 4, "all of them again")

@@ -68,6 +68,11 @@ def test_a_lag_must_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         seen.append(read(tmp_path, URL, "calls", "digits")[0].ready)
         now += 1.0
     assert seen == [False, True, True, False, True]  # at first nobody knows; 100 is less than one read
+    for lag, ready in ((3 * 256, True), (3 * 256 + 1, False)):
+        told = reporter(tmp_path)
+        told.tell("running", owned=1, share=1, lag=lag)
+        assert read(tmp_path, URL, "calls", "digits")[0].ready == ready
+    told = reporter(tmp_path)
     for _ in range(12):  # what was long ago does not count
         told.tell("running", owned=1, share=1, lag=3000)
         now += 1.0
