@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.audio import read
 from pipeline.bundle import Bundle
@@ -18,6 +19,26 @@ from pipeline.verify import verify
 from tests.harness import DATA, collect, make_producer, worker
 
 from .conftest import original
+
+
+def saturates() -> bool:
+    """Whether onnxruntime's products of uint8 and int8 are wrong here: with AVX2 alone, sums of two are cut at 2^15."""
+    weights = numpy_helper.from_array(np.full((64, 32), 127, np.int8), "weights")
+    node = helper.make_node("MatMulInteger", ["x", "weights"], ["y"])
+    x, y = (
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (("x", TensorProto.UINT8, [8, 64]), ("y", TensorProto.INT32, [8, 32]))
+    )
+    graph = helper.make_graph([node], "product", [x], [y], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = ort.InferenceSession(model.SerializeToString())
+    (product,) = session.run(None, {"x": np.full((8, 64), 255, np.uint8)})
+    return bool((product != 255 * 127 * 64).any())
+
+
+WHOLE_INT8 = pytest.mark.skipif(
+    saturates(), reason="int8 products saturate on this processor: the model is further off than its recipe states"
+)
 
 
 def features_of(samples: np.ndarray) -> np.ndarray:
@@ -51,6 +72,7 @@ def test_flashvad_is_exact_on_its_own_features(bundle: Callable[[str], Bundle]) 
     assert [check for check in verify(flash, features, seconds=1, streams=16) if check.verdict != "exact"] == []
 
 
+@WHOLE_INT8
 def test_voicefilter_states_how_inexact_it_is(bundle: Callable[[str], Bundle]) -> None:
     """Its quantisation scales anew in each call: cuts and company show, within what the recipe states."""
     little = {"seconds": 1, "streams": 8}
@@ -62,6 +84,7 @@ def test_voicefilter_states_how_inexact_it_is(bundle: Callable[[str], Bundle]) -
     assert "beyond tolerance" in strict
 
 
+@WHOLE_INT8
 def test_voicefilter_hears_whom_it_was_told(bundle: Callable[[str], Bundle], url: str) -> None:
     """Through Redis, two streams of the same frames with the embeddings of two speakers: each has its own mask."""
     filtering = bundle("voicefilter-lite")
