@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 
+from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys
 from pipeline.broker.lease import Granted, acquire
 
@@ -44,3 +48,14 @@ def offset(client: redis.Redis, keys: Keys) -> Any:
     return next(
         info["last-delivered-id"] for info in client.xinfo_groups(keys.log) if info["name"] == keys.group.encode()
     )
+
+
+@contextmanager
+def frozen(server: EmbeddedServer) -> Iterator[None]:
+    """It takes what is sent, and answers nothing."""
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 import redis
@@ -19,6 +17,7 @@ from pipeline.broker.stand import Terms
 from pipeline.errors import BrokerUnavailable
 from tests.harness import until
 
+from .helpers import frozen
 from .producers import KINDS, Make, X, Y, effective, making, stored
 from .test_cluster import free_port
 
@@ -57,16 +56,6 @@ def make(request: pytest.FixtureRequest, pair: list[EmbeddedServer]) -> Iterator
 def clients(pair: list[EmbeddedServer]) -> Iterator[list[redis.Redis]]:
     with connect(pair[0].url) as primary, connect(pair[1].url) as replica:
         yield [primary, replica]
-
-
-@contextmanager
-def frozen(server: EmbeddedServer) -> Iterator[None]:
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 def test_a_push_that_returned_is_on_the_replica(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections import Counter
@@ -31,7 +29,7 @@ from pipeline.upkeep import Upkeep
 from tests import zoo
 from tests.harness import make_producer, until, worker
 
-from .helpers import grant, ids_of, push
+from .helpers import frozen, grant, ids_of, push
 
 PARTITIONS = [Keys("calls", "digits", p) for p in range(3)]
 NOT_SOON_MS = 3_600_000
@@ -66,16 +64,6 @@ def until_trimmed(upkeep: Upkeep, of: Iterable[int], client: redis.Redis, wanted
     until(trimmed, f"the logs to be trimmed to {wanted}")
 
 
-@contextmanager
-def silent(server: EmbeddedServer) -> Iterator[None]:
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-
-
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
     """A server that may be stopped: nobody else waits for it."""
@@ -91,7 +79,7 @@ def test_nothing_waits_for_a_server_that_is_silent(own: EmbeddedServer, busy: bo
         connected(client)
         assert upkeep.lag(PARTITIONS) == 3
         push(client, PARTITIONS[0], ids_of(11, 15))
-        with silent(own):
+        with frozen(own):
             assert [upkeep.lag(PARTITIONS) for _ in range(3)] == [3] * 3
             for _ in range(3):
                 upkeep.trim(range(3))
@@ -173,7 +161,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again(own: EmbeddedServer) ->
         upkeep = Upkeep(client, settings(trim_every_ms=1))
         connected(client)
         assert upkeep.lag(PARTITIONS) == 3
-        with silent(own):
+        with frozen(own):
             with pytest.raises(BrokerUnavailable, match="timeout"):
                 until(lambda: upkeep.lag(PARTITIONS) < 0, "an error")
             with pytest.raises(BrokerUnavailable, match="timeout"):
@@ -209,7 +197,7 @@ def test_who_has_work_to_do_does_not_wait_to_hear_who_lives(own: EmbeddedServer)
         other = Member("b", 0, "f0", "00")
         join(client, "calls", "digits", other, 60_000)
         until(lambda: mine.beat_s <= 0.001, "the next beat")
-        with silent(own):
+        with frozen(own):
             # It asks, and a read may then wait, though it is not answered yet.
             until(lambda: mine.look() or mine.beat_s > 0.001, "it to ask")
             assert [mine.look() for _ in range(3)] == [False] * 3
