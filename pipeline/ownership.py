@@ -6,6 +6,7 @@ there are to share with. No worker waits for another, and partitions that do not
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -195,7 +196,8 @@ class Ownership:
         catch_up: store what rows lack; not where a batch was broken off, for they may hold what was never published.
         """
         if self._joining is not None:  # should it be done after `leave`, this worker would be counted among the living
-            self._joined()
+            with contextlib.suppress(BrokerUnavailable):
+                self._joined()
         self.forget()
         given = list(self.owned.values())
         if catch_up:

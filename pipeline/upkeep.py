@@ -58,7 +58,7 @@ class Upkeep:
                 self._trimming = asked
                 return
             self._take(asked)
-        now, held = time.monotonic(), sorted(partitions)
+        now, held = time.monotonic(), list(partitions)
         if self._trimmed_s is None:
             count = 1
         else:
@@ -66,6 +66,7 @@ class Upkeep:
         if not held or not count:
             return
         self._trimmed_s = now
+        held.sort()
         turns = [p for p in held if p > self._last] + [p for p in held if p <= self._last]
         self._last = turns[count - 1]
         self._trimming = self._trim(turns[:count])

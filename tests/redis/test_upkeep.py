@@ -19,6 +19,7 @@ from pipeline.broker.asked import Asked
 from pipeline.broker.connection import connect
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.broker.keys import Keys, partition_of, workers_key
+from pipeline.broker.lease import holders
 from pipeline.broker.members import Member, join
 from pipeline.broker.partition import Commit, commit
 from pipeline.errors import BrokerUnavailable
@@ -30,6 +31,7 @@ from tests import zoo
 from tests.harness import make_producer, until, worker
 
 from .helpers import frozen, grant, ids_of, push
+from .proxy import Proxy
 
 PARTITIONS = [Keys("calls", "digits", p) for p in range(3)]
 NOT_SOON_MS = 3_600_000
@@ -106,7 +108,6 @@ def test_one_partition_is_trimmed_at_a_time_and_then_the_next(client: redis.Redi
     until_trimmed(upkeep, range(3), client, [2, 10, 10])
     upkeep.trim(range(3))
     assert lengths(client) == [2, 10, 10]
-    upkeep.trim(range(3))
     soon = Upkeep(client, settings(trim_every_ms=1))
     until_trimmed(soon, [1, 2], client, [2, 2, 2])
     upkeep.forget()
@@ -212,6 +213,18 @@ def test_who_has_work_to_do_does_not_wait_to_hear_who_lives(own: EmbeddedServer)
         mine.keep()
         assert sorted(mine.owned) == [0, 1, 2, 3]
         mine.close(catch_up=False)
+
+
+def test_an_answer_that_was_cut_off_keeps_no_lease_from_being_given_back(client: redis.Redis, proxy: Proxy) -> None:
+    of = [Keys("calls", "digits", p) for p in range(4)]
+    with connect(proxy.url) as through:
+        mine = ownership(through, "a")
+        mine.keep()
+        assert holders(client, of) == ["a"] * 4
+        proxy.cut_reply(b"sb_join")
+        until(lambda: mine.look() or mine._joining is not None, "it to ask")
+        mine.close(catch_up=False)
+    assert holders(client, of) == [None] * 4
 
 
 def test_a_look_tells_the_server_that_the_worker_lives(client: redis.Redis) -> None:
