@@ -1,7 +1,7 @@
 """What a worker reads next: after which ids, how much at a time, and while what else is done.
 
-Under load a batch is asked for while the one in front of it is turned into a commit. If there is one, that commit need
-not be waited for: it travels while the next batch is computed.
+Under load a batch is asked for while the one in front of it is turned into a commit, or in the same moment as that is
+sent. If there is one, the commit need not be waited for: it travels while the next batch is computed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ is, those after it are not."""
 
 _PATIENCE = 8
 """The part of a lease for which a batch that is computed waits for the next one to be read."""
+
+_SOON_S = 0.02
+"""For how long what was asked beside a commit is waited for before what became of the commit is."""
 
 Found = dict[int, list[Raw]]
 Offsets = dict[int, bytes]
@@ -101,14 +104,33 @@ class Intake:
         All partitions are asked for, not only those of `found`: none waits for the others to be silent. Reading changes
         nothing, so where the commit of `found` fails, what was read is let go of. Raises nothing, for the batch that
         was computed is on the belt and must be committed. Where the last look found nothing, or after less than half a
-        full step, nothing is asked for: there is seldom more by then, and the commit can take the question along.
+        full step, nothing is asked for: there is seldom more by then. It is asked already: nothing is, either.
         """
-        if not self._flows or 2 * sum(map(len, found.values())) < self._settings.max_batch:
+        small = 2 * sum(map(len, found.values())) < self._settings.max_batch
+        if self._ahead is not None or not self._flows or small:
             return
+        self._ask(owned, found, self._fetcher if fetch else None)
+
+    def _ask(self, owned: Mapping[int, Owned], found: Found, fetcher: ThreadPoolExecutor | None) -> None:
         self._asked_s = time.monotonic()
         topic, offsets, count = self._settings.topic, _behind(owned, found), self.count(len(owned))
-        fetcher = self._fetcher if fetch else None
         self._ahead = Ahead(self._client, topic, offsets, count, apart=self._apart, fetcher=fetcher)
+
+    def ask_beside(self, owned: Mapping[int, Owned], found: Found) -> bool:
+        """Ask for what follows `found` in the moment before its commit is sent: the server answers that first, and what
+        it finds is computed while the server commits. Returns whether it was asked: where the last look found nothing
+        there is seldom more, and the commit can take the question along. Raises nothing."""
+        if not self._flows or self._apart or self._ahead is not None or self._hand:
+            return False
+        self._ask(owned, found, None)
+        return True
+
+    def follows(self) -> bool:
+        """Whether there is something in hand, be it that it comes in this moment: then what became of the commit that
+        is on its way is looked at later."""
+        if not self._hand and self._ahead is not None and self._ahead.ready(_SOON_S):
+            self._take()
+        return bool(self._hand)
 
     def with_commit(self, owned: Mapping[int, Owned], found: Found) -> Reading | None:
         """What follows `found`, to be asked in the same breath as its commit; `answered` takes it in hand. None: it was

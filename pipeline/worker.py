@@ -222,7 +222,7 @@ class Worker:
         if waits or self._late_ones(ownership) or ownership.look():
             self._committer.settle(ownership)
             ownership.keep()
-        elif not self._intake.in_hand:
+        elif not self._intake.follows():
             self._committer.settle(ownership)
         if self._reporter.due():
             self._tell(ownership)
@@ -271,10 +271,9 @@ class Worker:
         streams = [owned.task.take(found[owned.partition]) for owned in work]
         self._rows.load(work, streams)
         size_bytes = sum([owned.task.size_bytes for owned in work])
-        ahead = self._room_to_fly() and not self._stopping
-        if ahead and self._intake.more_waits(found, size_bytes):
+        flies = self._room_to_fly() and not self._stopping
+        if flies and self._intake.more_waits(found, size_bytes):
             self._intake.ask(ownership.owned, found, fetch=True)
-            ahead = False
         began_s = time.monotonic()
         ran = tasks.run([owned.task for owned in work], self._belt, self._batcher)
         self._intake.size(found, size_bytes, time.monotonic() - began_s)
@@ -285,10 +284,11 @@ class Worker:
             return
         for owned in work:
             self._rows.note_corrupt(owned)
-        if ahead and not self._stopping:
+        flies = flies and not self._stopping
+        if flies:
             self._intake.ask(ownership.owned, found)
         effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt, ran), strict=True))
-        if self._intake.collect():
+        if self._intake.collect() or (flies and self._intake.ask_beside(ownership.owned, found)):
             self._committer.begin(ownership, effects)
         else:
             reading = None if self._stopping else self._intake.with_commit(ownership.owned, found)

@@ -117,6 +117,60 @@ class Asked:
             raise
 
 
+class AskedApart:
+    """Commands as `Asked`, each share of them on a connection of its own; the replies are those of all, in order.
+
+    For answers that are large: a server sends 64 KB of one at a time, and serves others (a commit, say) before it goes
+    on; a unix socket takes no more before that was read. Over several connections it sends so much on each. Where one
+    breaks, all are let go of.
+    """
+
+    def __init__(self, client: redis.Redis, shares: Sequence[Sequence[Command]]) -> None:
+        self._asked: list[Asked] = []
+        with self._whole():
+            for share in shares:
+                self._asked.append(Asked(client, share))
+
+    def ready(self, timeout_s: float) -> bool:
+        """Wait so long for the first reply of each. Returns whether they, or their beginnings, are there."""
+        until_s = time.monotonic() + timeout_s
+        for asked in self._asked:
+            with self._whole(asked):
+                if not asked.ready(max(0.0, until_s - time.monotonic())):
+                    return False
+        return True
+
+    def replies(self) -> list[Any]:
+        """Wait for them; once."""
+        found: list[Any] = []
+        while self._asked:
+            with self._whole(self._asked[0]):
+                found += self._asked[0].replies()
+            del self._asked[0]
+        return found
+
+    def interrupt(self) -> None:
+        """As `Asked.interrupt`."""
+        for asked in list(self._asked):
+            asked.interrupt()
+
+    def drop(self) -> None:
+        """Let go of the replies."""
+        left, self._asked = self._asked, []
+        for asked in left:
+            asked.drop()
+
+    @contextlib.contextmanager
+    def _whole(self, used: Asked | None = None) -> Iterator[None]:
+        """What fails lets go of its own connection by itself."""
+        try:
+            yield
+        except BaseException:
+            self._asked = [asked for asked in self._asked if asked is not used]
+            self.drop()
+            raise
+
+
 def round_trip(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     """Run commands in one round trip: `Asked`, at once.
 

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from pipeline.broker.asked import Asked, round_trip
+from pipeline.broker.asked import AskedApart, round_trip
 from pipeline.broker.connection import raise_first, timeout_ms, translate
 from pipeline.broker.entries import Entry, Raw, fields_of
 from pipeline.broker.failover import ASK, History
@@ -24,6 +24,9 @@ from pipeline.broker.resp import Command
 from pipeline.errors import ConfigError
 
 _POLL_S = 0.005  # only on a cluster, where no single call can wait on several slots
+
+_CONNECTIONS = 4
+"""Over how many a reading is spread that goes out by itself."""
 
 
 def _command(positions: Mapping[str, bytes], count: int, block_ms: int) -> list[Any]:
@@ -172,9 +175,17 @@ class Reading:
     def __init__(self, topic: str, offsets: Mapping[int, bytes], count: int, *, apart: bool = False) -> None:
         self.offsets, self.count, self.crosses_slots = dict(offsets), count, False
         self._partitions = {log_key(topic, partition): partition for partition in offsets}
-        positions = {key: offsets[partition] for key, partition in self._partitions.items()}
-        self.commands: Sequence[Command] = _apart(positions, count) if apart else [_command(positions, count, 0)]
+        self._positions = {key: offsets[partition] for key, partition in self._partitions.items()}
+        self._apart = apart
         self._replies: Sequence[Any] = ()
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        """What to send."""
+        return self._commands(self._positions)
+
+    def _commands(self, positions: Mapping[str, bytes]) -> Sequence[Command]:
+        return _apart(positions, self.count) if self._apart else [_command(positions, self.count, 0)]
 
     def answered(self, replies: Sequence[Any]) -> None:
         """What `commands` were replied, in order."""
@@ -190,7 +201,7 @@ class Reading:
 
 
 class Ahead(Reading):
-    """A reading that goes out by itself, now: until it is answered there is other work to do.
+    """A reading that goes out by itself, now, over several connections: until it is answered there is other work to do.
 
     Args:
         fetcher: a thread that takes the answer in meanwhile. A large one does not fit into the socket: the server sends
@@ -208,10 +219,12 @@ class Ahead(Reading):
         fetcher: Executor | None = None,
     ) -> None:
         super().__init__(topic, offsets, count, apart=apart)
-        self._asked: Asked | None = None
+        self._asked: AskedApart | None = None
         self._fetched: Future[list[Any]] | None = None
+        logs = list(self._positions.items())
+        shares = [self._commands(dict(logs[n::_CONNECTIONS])) for n in range(min(len(logs), _CONNECTIONS))]
         with contextlib.suppress(redis.RedisError):
-            self._asked = Asked(client, self.commands)
+            self._asked = AskedApart(client, shares)
             self._fetched = fetcher.submit(self._asked.replies) if fetcher else None
 
     def ready(self, timeout_s: float) -> bool:

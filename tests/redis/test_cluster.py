@@ -55,15 +55,15 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[redis.Re
 
 
 def test_what_is_asked_ahead_in_cluster_mode(cluster: redis.Redis) -> None:
-    """One question for all partitions crosses slots, and says so; a question for each is answered."""
-    topic.create(cluster, topic.Topic("calls", 8000.0, "int16", 1, 4))
-    Appender(cluster, "calls", 4).append([Pushed(f"call-{i}", 0, b"xy") for i in range(40)])
-    offsets = dict.fromkeys(range(4), b"0-0")
+    """One question for several partitions crosses slots, and says so; a question for each is answered."""
+    topic.create(cluster, topic.Topic("calls", 8000.0, "int16", 1, 8))
+    Appender(cluster, "calls", 8).append([Pushed(f"call-{i}", 0, b"xy") for i in range(80)])
+    offsets = dict.fromkeys(range(8), b"0-0")
     together, apart = Ahead(cluster, "calls", offsets, 100), Ahead(cluster, "calls", offsets, 100, apart=True)
     assert (together.ready(10), together.take(), together.crosses_slots) == (True, {}, True)
     found = apart.take()
     assert (found, apart.crosses_slots) == (read(cluster, "calls", offsets, 100, 0), False)
-    assert sum(map(len, found.values())) == 40
+    assert sum(map(len, found.values())) == 80
 
 
 def test_calls_go_apart_in_cluster_mode(cluster: redis.Redis) -> None:
