@@ -388,8 +388,11 @@ local function append(keys, args)
   if not bound or not idle_ms or not tombstone_ms or count % 1 ~= 0 or count ~= #keys - 1 then
     return { 'INVALID', 'the number of arguments does not fit' }
   end
-  local kind = type_of(log)
-  if kind ~= 'none' and kind ~= 'stream' then return redis.error_reply('WRONGTYPE ' .. log .. ' is not ours') end
+  local length = redis.pcall('XLEN', log)
+  if type(length) == 'table' then
+    local foreign = string.find(length.err, '^WRONGTYPE')
+    return foreign and redis.error_reply('WRONGTYPE ' .. log .. ' is not ours') or length
+  end
   local reply, stands, begins, new = { 'OK' }, {}, {}, 0
   for i = 1, count do
     local key, at = keys[i + 1], 5 * i
@@ -410,7 +413,7 @@ local function append(keys, args)
     reply[i + 1] = outcome or false
     if not outcome then new = new + 1 end
   end
-  if bound > 0 and new > 0 then
+  if bound > 0 and new > 0 and length + new > bound then -- else no group can have more to read
     local backlog = backlog_of(log)
     if backlog + new > bound then return { 'FULL', backlog } end
   end

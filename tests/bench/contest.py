@@ -90,7 +90,8 @@ class Match:
             began_s, busy = time.time(), busy_s(CORES.worker)
             if load_.turn_ms:
                 pusher.go()
-            reading.until(done, keep, load_.seconds + 60, pusher.check)
+            least = load_.chunks if every_chunk else load_.known
+            reading.until(done, keep, load_.seconds + 60, pusher.check, least)
             reader_s = time.process_time() - reader_s
             others_s = busy_s(CORES.worker) - busy
             after = [live.cpu_s(process) for process in (ground.server, *workers)]

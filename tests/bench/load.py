@@ -209,9 +209,9 @@ def main(url: str, pcm: str, path: str, text: str) -> None:
     columns: tuple[list[float], ...] = ([], [], [], [])
     began_s, before_s = time.time() + 0.02, time.process_time()
     for due_s, who in load.moments():
+        items = [(load.name(n), load.chunk(recording, n, k), last) for n, k, last in who]
         if (wait_s := began_s + due_s - time.time()) > 0 and load.turn_ms:
             time.sleep(wait_s)
-        items = [(load.name(n), load.chunk(recording, n, k), last) for n, k, last in who]
         pushed_s = time.time()
         seqs = push(items)
         for (n, _, _), seq in zip(who, seqs, strict=True):

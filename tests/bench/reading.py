@@ -21,6 +21,7 @@ class Reading:
 
     def __init__(self, client: redis.Redis, keys: Sequence[str], parse: Parse) -> None:
         self._client, self._parse = client, parse
+        self._unseen: list[tuple[float, list[Raw]]] = []
         self._positions = dict.fromkeys(keys, BEGINNING)
         self.at: dict[tuple[bytes, bytes], float] = {}
         self.kept: defaultdict[bytes, list[Entry]] = defaultdict(list)
@@ -34,28 +35,46 @@ class Reading:
         self.ended = 0
 
     def _told(self, raw: Raw) -> tuple[bytes, bytes, bool]:
-        """As `parse`, without a dictionary of nearly every result: who looks on shares a core with who is measured."""
+        """As `parse`, without a dictionary of nearly every result."""
         flat = raw[1]
         if flat[0] == b"stream" and flat[2] == b"seq":
             return flat[1], flat[3], flat[-2] == b"end"
         return self._parse(fields_of(flat))
 
     def until(
-        self, done: Callable[[], bool], keep: Collection[bytes], deadline_s: float, check: Callable[[], None]
+        self,
+        done: Callable[[], bool],
+        keep: Collection[bytes],
+        deadline_s: float,
+        check: Callable[[], None],
+        least: int = 0,
     ) -> None:
-        """Read until `done`; entries of the streams `keep` are kept. Raises RuntimeError after `deadline_s`."""
-        end_s = time.monotonic() + deadline_s
+        """Read until `done`; entries of the streams `keep` are kept. Raises RuntimeError after `deadline_s`.
+
+        least: it takes so many entries at the least. Until they are there each is only given its time: who looks on
+        shares a core with who is measured, and looks closer afterwards.
+        """
+        end_s, count = time.monotonic() + deadline_s, 0
         while not done():
             found = read_raw(self._client, self._positions, 1000, 200)
             now = time.time()
             for key, entries in found.items():
                 self._positions[key] = entries[-1][0]
-                for raw in entries:
-                    stream, seq, last = self._told(raw)
-                    self.at[stream, seq] = self.last_s = now
-                    self.ended += last
-                    if stream in keep:
-                        self.kept[stream].append((raw[0], fields_of(raw[1])))
+                self._unseen.append((now, entries))
+                count += len(entries)
+            if count >= least:
+                self._look(keep)
             check()
             if time.monotonic() > end_s:
+                self._look(keep)
                 raise RuntimeError(f"only {len(self.at)} results ({self.ended} ends) in {deadline_s:.0f} s")
+
+    def _look(self, keep: Collection[bytes]) -> None:
+        unseen, self._unseen = self._unseen, []
+        for at_s, entries in unseen:
+            for raw in entries:
+                stream, seq, last = self._told(raw)
+                self.at[stream, seq] = self.last_s = at_s
+                self.ended += last
+                if stream in keep:
+                    self.kept[stream].append((raw[0], fields_of(raw[1])))
