@@ -130,6 +130,21 @@ def test_backlog_is_the_slowest_groups(client: redis.Redis) -> None:
     assert backlog(client, "calls", 1)[0] in (5, 10)  # exact where the server can, else a bound
 
 
+def test_what_is_not_there_any_more_holds_back_nobody(client: redis.Redis) -> None:
+    """Somebody trimmed by hand what the group had still to read: its lag is more than the log holds."""
+    keys = Keys("calls", "digits", 0)
+    granted = grant(client, keys)
+    push(client, keys, ids_of(1, 10))
+    client.xtrim(keys.log, maxlen=2, approximate=False)
+    commit(client, granted.lease, Commit(b"0-0", b"9-0", 1))
+    client.xgroup_setid(keys.log, "digits", "0-0", entries_read=0)
+    push(client, keys, ids_of(11, 13))
+    assert client.xlen(keys.log) == 5
+    Appender(client, "calls", 1, max_backlog=8).append(MANY[:3])
+    with pytest.raises(AppendFull):
+        Appender(client, "calls", 1, max_backlog=8).append(MANY[3:4])
+
+
 def test_reading_chunks_of_several_partitions(client: redis.Redis) -> None:
     Appender(client, "calls", 4).append(MANY)
     offsets = dict.fromkeys(range(4), b"0-0")
