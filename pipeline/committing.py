@@ -45,7 +45,7 @@ class Committer:
     """One worker's commits.
 
     Args:
-        counts: where what batches counted is added up, and `overlapped`: commits that were not waited for.
+        counts: where what batches counted is added up, and `overlapped`: commits that were not waited for at once.
         late: whether it is time to give up, for the worker must be gone.
         wait: wait for so many seconds, or until it is late.
         away: called with the reason before each further attempt.

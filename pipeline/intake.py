@@ -117,9 +117,9 @@ class Intake:
         self._ahead = Ahead(self._client, topic, offsets, count, apart=self._apart, fetcher=fetcher)
 
     def ask_beside(self, owned: Mapping[int, Owned], found: Found) -> bool:
-        """Ask for what follows `found` in the moment before its commit is sent: the server answers that first, and what
-        it finds is computed while the server commits. Returns whether it was asked: where the last look found nothing
-        there is seldom more, and the commit can take the question along. Raises nothing."""
+        """Ask for what follows `found` in the moment before its commit is sent: the server mostly answers that first,
+        and what it finds is computed while the server commits. Returns whether it was asked: where the last look found
+        nothing there is seldom more, and the commit can take the question along. Raises nothing."""
         if not self._flows or self._apart or self._ahead is not None or self._hand:
             return False
         self._ask(owned, found, None)

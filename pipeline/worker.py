@@ -228,6 +228,7 @@ class Worker:
             self._tell(ownership)
         if not ownership.owned:
             self._upkeep.forget()
+            self._intake.forget()
             self._pause(ownership.beat_s)
             return
         if not self._belt.room_for(max(self._intake.entries, self._intake.in_hand, len(ownership.owned))):
@@ -263,7 +264,7 @@ class Worker:
     # -- a batch
 
     def _process(self, ownership: Ownership, found: Found) -> None:
-        """Run what was read and commit it. Where there is more to run by then, the commit is not waited for."""
+        """Run what was read and commit it. Where there is more to run by then, or may be, that is not waited for."""
         work = [ownership.owned[p] for p in sorted(found)]
         for owned in work:
             if owned.phase is Phase.GRANTED:

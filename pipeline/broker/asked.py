@@ -122,14 +122,18 @@ class AskedApart:
 
     For answers that are large: a server sends 64 KB of one at a time, and serves others (a commit, say) before it goes
     on; a unix socket takes no more before that was read. Over several connections it sends so much on each. Where one
-    breaks, all are let go of.
+    breaks, all are let go of. Where there are not so many to be had (`maxclients`), one takes all: whoever asks needs
+    one for other things, too.
     """
 
     def __init__(self, client: redis.Redis, shares: Sequence[Sequence[Command]]) -> None:
         self._asked: list[Asked] = []
-        with self._whole():
-            for share in shares:
-                self._asked.append(Asked(client, share))
+        try:
+            with self._whole():
+                for share in shares:
+                    self._asked.append(Asked(client, share))
+        except redis.ConnectionError:
+            self._asked = [Asked(client, [command for share in shares for command in share])]
 
     def ready(self, timeout_s: float) -> bool:
         """Wait so long for the first reply of each. Returns whether they, or their beginnings, are there."""

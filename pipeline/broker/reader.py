@@ -181,7 +181,7 @@ class Reading:
 
     @property
     def commands(self) -> Sequence[Command]:
-        """What to send."""
+        """What to send, where it goes over one connection."""
         return self._commands(self._positions)
 
     def _commands(self, positions: Mapping[str, bytes]) -> Sequence[Command]:
@@ -196,7 +196,10 @@ class Reading:
         replies, self._replies = self._replies, ()
         refused = (redis.exceptions.ClusterCrossSlotError, ConfigError)  # the second is ours for the first
         self.crosses_slots = any(isinstance(reply, refused) for reply in replies)
-        found = _merged([reply for reply in replies if not isinstance(reply, Exception)])
+        answers = [reply for reply in replies if not isinstance(reply, refused)]
+        if any(isinstance(reply, Exception) for reply in answers):  # else those that are answered would hide it
+            return {}
+        found = _merged(answers)
         return {self._partitions[key]: entries for key, entries in found.items()}
 
 

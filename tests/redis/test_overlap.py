@@ -252,6 +252,34 @@ def test_a_question_that_is_lost_in_part_is_let_go_of_as_a_whole(proxy: Proxy, u
         assert client.connection_pool.get_connection_count()[0][0] + len(client._at_hand) <= 8
 
 
+@pytest.mark.usefixtures("redis_client")
+def test_where_no_more_connections_are_to_be_had_one_takes_the_question(url: str) -> None:
+    """And leaves room for the commit."""
+    with connect(url) as direct, connect(url, 2, busy=True) as client:
+        offsets = dict.fromkeys(range(4), b"0-0")
+        for partition in offsets:
+            direct.xadd(log_key("audio", partition), {"a": "b"})
+        most = direct.config_get("maxclients")["maxclients"]
+        direct.config_set("maxclients", len(direct.client_list()) + 2)
+        try:
+            for _ in range(3):
+                ahead = Ahead(client, "audio", offsets, 10)
+                assert round_trip(client, [("ECHO", "commit")]) == [b"commit"]
+                assert ahead.take().keys() == offsets.keys()
+        finally:
+            direct.config_set("maxclients", most)
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_a_log_that_cannot_be_read_is_not_hidden_by_the_others(url: str) -> None:
+    with connect(url, busy=True) as client:
+        for partition in range(3):
+            client.xadd(log_key("audio", partition), {"a": "b"})
+        client.set(log_key("audio", 3), "no log")
+        assert Ahead(client, "audio", dict.fromkeys(range(3), b"0-0"), 10).take().keys() == {0, 1, 2}
+        assert Ahead(client, "audio", dict.fromkeys(range(4), b"0-0"), 10).take() == {}
+
+
 @pytest.mark.parametrize("late_s", [0.4, 2.5], ids=["late", "never in time"])
 def test_an_answer_that_is_late_holds_up_no_commit(
     url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, late_s: float
