@@ -376,6 +376,27 @@ def test_a_partition_that_is_lost_while_its_commit_travels(
     assert running.counts["dropped_partitions"] == taken == 3
 
 
+def test_who_loses_all_keeps_nothing_that_was_read(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another has all partitions: what was asked for of them is let go of, be it answered or not."""
+    bundle = zoo.bundle("sensor")
+    pushed(url, bundle, 40)
+    begin, sent = Committer.begin, 0
+
+    def robs(*args: Any) -> None:
+        nonlocal sent
+        sent += 1
+        for partition in range(4) if sent == 3 else ():
+            redis_client.set(Keys("audio", "digits", partition).lease, b"1000000 thief")
+        begin(*args)
+
+    monkeypatch.setattr(Committer, "begin", robs)
+    with worker(url, bundle, **BACKLOG, lease_ms=400) as running:
+        until(lambda: sent >= 3 and not running.owned, "the robbery to be found out")
+        until(lambda: running._intake.in_hand == 0 and running._intake._ahead is None, "all to be let go of")
+
+
 def test_a_lease_that_runs_out_while_a_commit_travels(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
