@@ -66,7 +66,7 @@ class Match:
         `others` is the part of the worker's core that went to strangers meanwhile: how far to trust the rest.
         """
         ground, reading = self.ground, self._reading
-        every_chunk = self.subject.settings.get("publish", "chunks") == "chunks"
+        every_chunk = self._every_chunk
         sample = np.unique(np.linspace(0, load_.known - 1, SAMPLED).astype(int)).tolist()
         keep = {load_.name(n).encode() for n in sample}
         reading.forget()
@@ -140,9 +140,12 @@ class Match:
             self.worker.send_signal(signal.SIGCONT)
 
     def live(self, streams: int, seconds: float) -> dict[str, Any]:
-        """Live streams for so long."""
+        """Streams that have begun, live for so long: that hundreds begin in the same tenth of a second is another load,
+        and would be one chunk in fifty here."""
         turns = max(1, round(seconds * 1000 / CHUNK_MS))
-        return self.play(Load(self.subject.wire, self._prefix(), streams, streams, turns))
+        # Who waits for the first results needs one of each stream, and `events` publishes none of most.
+        warm = self._every_chunk
+        return self.play(Load(self.subject.wire, self._prefix(), streams, streams, turns, warm=warm))
 
     def flood(self, streams: int, seconds: float) -> dict[str, Any]:
         """More live streams than are borne: `max_streams` is how many are. The first third is not counted."""
@@ -155,6 +158,10 @@ class Match:
         share = np.count_nonzero((times >= window[0]) & (times < window[1])) / len(times)
         rate = share * load_.chunks / (window[1] - window[0])
         return {**found, "max_streams": rate * CHUNK_MS / 1000}
+
+    @property
+    def _every_chunk(self) -> bool:
+        return self.subject.settings.get("publish", "chunks") == "chunks"
 
     def _prefix(self) -> str:
         self._loads += 1
