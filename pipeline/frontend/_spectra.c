@@ -190,23 +190,31 @@ INLINE const float *passed(point *z, int half, int n, int radix, const float *tu
     return turns;
 }
 
-/* The spectra of eight frames, which begin at from[lane], to to[lane]; where that is NULL nobody wants it. */
+/* Eight columns of samples of eight frames, `many` of which are there, windowed, as four points of each. */
+INLINE void entered(const Plan *plan, const float *const from[LANES], int i, int many, point *z)
+{
+    lanes x[LANES];
+    if (many == LANES) {
+        lanes window = *(const loose *)(plan->window + i);
+#pragma GCC unroll 8
+        for (int l = 0; l < LANES; l++) x[l] = *(const loose *)(from[l] + i) * window;
+    } else {
+        for (int l = 0; l < LANES; l++)
+            for (int j = 0; j < LANES; j++) x[l][j] = j < many ? from[l][i + j] * plan->window[i + j] : 0;
+    }
+    turned(x);
+    for (int j = 0; j < many; j += 2) z[(i + j) / 2] = (point){x[j], x[j + 1]};
+}
+
+/* The spectra of eight frames, which begin at from[lane], to to[lane]. */
 CLONED static void eight(const Plan *plan, const float *const from[LANES], float *const to[LANES])
 {
     point z[LONGEST / 2];
     lanes power[LONGEST / 2 + LANES];
     int size = plan->size, half = plan->half;
-    for (int i = 0; i < size; i += LANES) {
-        int many = size - i < LANES ? size - i : LANES;
-        lanes x[LANES] = {0};
-        for (int l = 0; l < LANES; l++)
-            if (many == LANES)
-                x[l] = *(const loose *)(from[l] + i) * *(const loose *)(plan->window + i);
-            else
-                for (int j = 0; j < many; j++) x[l][j] = from[l][i + j] * plan->window[i + j];
-        turned(x);
-        for (int j = 0; j < many; j += 2) z[(i + j) / 2] = (point){x[j], x[j + 1]};
-    }
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) entered(plan, from, i, LANES, z);
+    if (i < size) entered(plan, from, i, size - i, z);
     const float *turns = plan->turns;
     for (int pass = 0, n = half; pass < plan->passes; n /= plan->radix[pass++]) {
         if (plan->radix[pass] == 4) turns = passed(z, half, n, 4, turns);
@@ -231,11 +239,12 @@ CLONED static void eight(const Plan *plan, const float *const from[LANES], float
         lanes x[LANES];
         for (int j = 0; j < LANES; j++) x[j] = power[k + j];
         turned(x);
-        for (int l = 0; l < LANES; l++)
-            if (to[l] && many == LANES)
-                *(loose *)(to[l] + k) = x[l];
-            else if (to[l])
-                memcpy(to[l] + k, &x[l], many * sizeof(float));
+        if (many == LANES) {
+#pragma GCC unroll 8
+            for (int l = 0; l < LANES; l++) *(loose *)(to[l] + k) = x[l];
+        } else {
+            for (int l = 0; l < LANES; l++) memcpy(to[l] + k, &x[l], many * sizeof(float));
+        }
     }
 }
 
@@ -259,6 +268,7 @@ typedef struct {
 static void done(const Plan *plan, const Task *task, float *scratch)
 {
     Py_ssize_t length = task->overlap + task->many, bins = plan->half + 1;
+    float unwanted[LONGEST / 2 + 1];
     Py_ssize_t each = task->ints ? sizeof(int16_t) : sizeof(float);
     if (length == 0) return; /* nothing of any stream, be they ever so many */
     for (Py_ssize_t begin = 0; begin < task->streams; begin += task->together) {
@@ -281,7 +291,7 @@ static void done(const Plan *plan, const Task *task, float *scratch)
                 int wanted = first + l < some * task->frames;
                 Py_ssize_t frame = wanted ? first + l : first;
                 from[l] = scratch + frame / task->frames * length + frame % task->frames * task->hop;
-                to[l] = wanted ? task->power + (begin * task->frames + frame) * bins : NULL;
+                to[l] = wanted ? task->power + (begin * task->frames + frame) * bins : unwanted;
             }
             eight(plan, from, to);
         }
