@@ -28,6 +28,15 @@ class Series:
     def middle(self) -> float:
         return float(median(self.values))
 
+    def against(self, base: Series) -> float:
+        """As a multiple of what was measured in the same turns: the middle of their ratios, for a machine that slows
+        down between two turns slows both.
+
+        >>> Series.of([10, 22, 30]).against(Series.of([10, 20, 40]))
+        1.0
+        """
+        return float(median(one / other for one, other in zip(self.values, base.values, strict=True)))
+
     @property
     def spread(self) -> str:
         """The least and the largest, as short as can be read.

@@ -120,7 +120,7 @@ class Runner:
         for turn in range(self._plan.turns):
             self._turn(f"turn {turn + 1} of {self._plan.turns}")
         for turn in range(self._plan.curve_turns):
-            self._curves(f"curves, turn {turn + 1} of {self._plan.curve_turns}")
+            self._curves(f"curves, turn {turn + 1} of {self._plan.curve_turns}", backwards=bool(turn % 2))
         if "startup" in self._plan.names:
             times = [curves.start_up(self._ground, self._statebelt) for _ in range(max(3, self._plan.turns))]
             self.run["curves"]["startup"] = times
@@ -154,7 +154,8 @@ class Runner:
         streams, guess_us = STREAMS[name]
         return contest.turn(self._ground, subject, pace, guess_us, streams)
 
-    def _curves(self, where: str) -> None:
+    def _curves(self, where: str, *, backwards: bool) -> None:
+        """A turn of all points; every other one backwards, for a machine that gets slower would bend every curve."""
         plan, ground, subject, seconds = self._plan, self._ground, self._statebelt, self._plan.curve_s
         some = max(10, round(PART * self._most()))
         points: dict[str, tuple[Sequence[int], Callable[[int], dict[str, Any]]]] = {
@@ -163,9 +164,12 @@ class Runner:
             "workers": ((1, 2), lambda n: curves.workers(ground, subject, n, some, seconds)),
         }
         for name, (of, measure) in points.items():
-            for point in of if name in plan.names else ():
+            if name not in plan.names:
+                continue
+            curve = self.run["curves"].setdefault(name, {str(point): [] for point in of})
+            for point in reversed(of) if backwards else of:
                 self._say(where, f"{name} {point:,}")
-                self.run["curves"].setdefault(name, {}).setdefault(str(point), []).append(measure(point))
+                curve[str(point)].append(measure(point))
 
     def _most(self) -> float:
         """Live streams of one worker, at most."""

@@ -54,8 +54,8 @@ def _contest(title: str, found: Sequence[Row], base: Row | None, ours: Row | Non
     for row in found:
         made.add_row(
             row.name, _middle(row.us), row.us.spread, f"{row.streams:.0f}",
-            f"{row.us.middle / base.us.middle:.2f}" if base else "",
-            f"{row.us.middle / ours.us.middle:.2f}" if ours else "",
+            f"{row.us.against(base.us):.2f}" if base else "",
+            f"{row.us.against(ours.us):.2f}" if ours else "",
             _middle(row.server_us), _middle(row.producer_us), row.at, row.whole,
         )  # fmt: skip
     return made
@@ -80,11 +80,11 @@ def _live(run: Run) -> Table:
 
 def _curve(title: str, head: str, curve: Mapping[str, Sequence[Run]]) -> Table:
     made = _table(title, head, "us/chunk", "spread", "x first", "server us", "p99 ms", "worker MiB")
-    first = over(next(iter(curve.values())), "us").middle
+    first = over(next(iter(curve.values())), "us")
     for point, turns in curve.items():
         us = over(turns, "us")
         made.add_row(
-            f"{int(point):,}", _middle(us), us.spread, f"{us.middle / first:.2f}", _middle(over(turns, "server_us")),
+            f"{int(point):,}", _middle(us), us.spread, f"{us.against(first):.2f}", _middle(over(turns, "server_us")),
             _middle(percentile(turns, "pushed_ms", 99), 1), _middle(over(turns, "rss_mib")),
         )  # fmt: skip
     return made
