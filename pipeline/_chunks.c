@@ -129,15 +129,15 @@ static PyObject *parse(PyObject *Py_UNUSED(module), PyObject *args)
         return PyErr_Format(PyExc_ValueError, "%zd partitions, samples of %zd bytes: expected 1 or more of both",
                             rules.partitions, rules.sample_bytes);
     Py_ssize_t count = many(entries);
+    Py_ssize_t odd = 0, total = 0, size;
     PyObject *found = PyList_New(count);
     for (Py_ssize_t i = 0; found && i < count; i++) {
         PyObject *parts = parsed(one(entries, i), &rules);
-        if (!parts || PyList_SetItem(found, i, parts)) {
-            Py_DECREF(found);
-            return NULL;
-        }
+        if (parts && parts == Py_None) odd++;
+        if (parts && parts != Py_None && bytes_of(parts, 4, &size)) total += size;
+        if (!parts || PyList_SetItem(found, i, parts)) Py_CLEAR(found);
     }
-    return found;
+    return found ? Py_BuildValue("(Nnn)", found, odd, total) : NULL;
 }
 
 static PyMethodDef methods[] = {

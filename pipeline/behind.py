@@ -54,7 +54,7 @@ class Behind:
     def due(self, done: Iterable[Chunk]) -> list[str]:
         """The streams whose rows are to be written now that these chunks, in log order, have been run."""
         if not self.delays:
-            return list(dict.fromkeys(chunk.stream for chunk in done))
+            return list(dict.fromkeys([chunk.stream for chunk in done]))
         lacking, due, now_ms = self._lacking, dict[str, None](), 0
         for chunk in done:
             entry = lacking.setdefault(chunk.stream, [chunk.id, chunk.ms, 0])

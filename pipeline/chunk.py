@@ -117,16 +117,15 @@ class ChunkParser:
         self._floats = self._dtype.kind == "f"
         self._partition, self._partitions = partition, partitions
         self._max_bytes, self._given_bytes = max_chunk_bytes, given_bytes
+        self._rules = (partition, partitions, MAX_NAME_BYTES, self._sample_bytes, max_chunk_bytes, self._floats)
 
     def all(self, entries: Sequence[Raw]) -> Parsed:
         """Entries, in order, as chunks, and those that are none. Nearly all go the short way, by compiled code."""
-        plain = self._plain(entries)
-        if None not in plain:
-            return Parsed([Chunk(*parts) for parts in plain], [], sum([len(parts[4]) for parts in plain]))  # type: ignore[misc, index]
+        plain, odd, size_bytes = self._plain(entries)
+        if not odd:
+            return Parsed([Chunk(*parts) for parts in plain], [], size_bytes)  # type: ignore[misc]
         chunks: list[Chunk] = []
         rejections: list[Rejection] = []
-        # Of an entry that goes the short way all but the data is bounded, and little.
-        size_bytes = sum([len(parts[4]) for parts in plain if parts is not None])
         for entry, parts in zip(entries, plain, strict=True):
             if parts is not None:
                 chunks.append(Chunk(*parts))
@@ -139,19 +138,12 @@ class ChunkParser:
                 rejections.append(Rejection(entry_id, fields_of(flat), rejected.reason, str(rejected)))
         return Parsed(chunks, rejections, size_bytes)
 
-    def _plain(self, entries: Sequence[Raw]) -> Sequence[tuple[bytes, int, str, int, bytes] | None]:
-        """Of each entry the beginning of a Chunk; None of one that is not as nearly all are, be it right or wrong."""
+    def _plain(self, entries: Sequence[Raw]) -> tuple[Sequence[tuple[bytes, int, str, int, bytes] | None], int, int]:
+        """Of each entry the beginning of a Chunk; None of one that is not as nearly all are, be it right or wrong. How
+        many are None, and the size of the others, of which all but the data is bounded, and little."""
         if not self._compiled:
-            return [None] * len(entries)
-        return _chunks.parse(
-            entries,
-            self._partition,
-            self._partitions,
-            MAX_NAME_BYTES,
-            self._sample_bytes,
-            self._max_bytes,
-            self._floats,
-        )
+            return [None] * len(entries), len(entries), 0
+        return _chunks.parse(entries, *self._rules)
 
     def __call__(self, entry_id: bytes, flat: Sequence[bytes]) -> Chunk:
         """The entry as a chunk; its fields are names and values in turns.

@@ -159,16 +159,8 @@ class Committer:
 
 
 def _pending(owned: Owned, effects: Effects) -> _Pending:
-    commit = Commit(
-        offset_before=owned.offset,
-        offset_after=effects.offset,
-        entries=effects.entries,
-        results=effects.results,
-        dead=effects.dead,
-        rows=effects.rows,
-        behind=effects.behind,
-        behind_before=owned.rows_at,
-    )
+    e = effects  # by place: a dozen partitions in a batch of thirty chunks are no rare thing
+    commit = Commit(owned.offset, e.offset, e.entries, e.results, e.dead, e.rows, (), e.behind, owned.rows_at)
     return _Pending(owned, commit, owned.task.happenings() if effects.heard else (), effects.counts)
 
 

@@ -43,6 +43,7 @@ class Intake:
         self._ahead: Ahead | None = None
         self._fetcher = ThreadPoolExecutor(1, "read")  # starts no thread before there is something to fetch
         self._asked_s = self._waited_s = 0.0
+        self._last_bytes = 0
         self._hand: dict[int, tuple[bytes, list[Raw]]] = {}  # after which id, what
         self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
         self._calm = False  # did the last batch take much less than it may?
@@ -114,7 +115,9 @@ class Intake:
     def _ask(self, owned: Mapping[int, Owned], found: Found, fetcher: ThreadPoolExecutor | None) -> None:
         self._asked_s = time.monotonic()
         topic, offsets, count = self._settings.topic, _behind(owned, found), self.count(len(owned))
-        self._ahead = Ahead(self._client, topic, offsets, count, apart=self._apart, fetcher=fetcher)
+        self._ahead = Ahead(
+            self._client, topic, offsets, count, apart=self._apart, like_bytes=self._last_bytes, fetcher=fetcher
+        )
 
     def ask_beside(self, owned: Mapping[int, Owned], found: Found) -> bool:
         """Ask for what follows `found` in the moment before its commit is sent: the server mostly answers that first,
@@ -170,6 +173,7 @@ class Intake:
         """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
         large, is followed by smaller ones. What the one before it waited, for this one to be read, counts as well."""
         entries, aim_s = sum(map(len, found.values())), self._settings.lease_ms / 1000 / 4
+        self._last_bytes = size_bytes
         took_s, self._waited_s = ran_s + self._waited_s, 0.0
         excess = max(took_s / aim_s, size_bytes / _READ_BYTES)
         self._calm = excess < 0.5
@@ -193,4 +197,4 @@ def _behind(owned: Mapping[int, Owned], found: Found) -> Offsets:
 
 def _offsets(owned: Mapping[int, Owned]) -> Offsets:
     """After which id each partition is read on; those whose rows are behind are not."""
-    return {p: o.read_to for p, o in owned.items() if not o.behind}
+    return {p: o.sent or o.offset for p, o in owned.items() if not o.behind}

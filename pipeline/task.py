@@ -114,11 +114,16 @@ class Task:
         for chunk in self.chunks:
             if chunk.output is not None:
                 done.append(chunk)
-                notes += chunk.notes
+                if chunk.notes:
+                    notes += chunk.notes
                 if (fields := self._result(chunk)) is not None:
                     results.append((chunk.id, fields))
         dead = [(r.id, _dead_fields(r)) for r in self._rejections] if self._rejections else []
-        counts = {"chunks": len(done), "rejected": len(dead), "duplicates": len(self.chunks) - len(done)}
+        counts = {"chunks": len(done)}
+        if dead:
+            counts["rejected"] = len(dead)
+        if len(done) < len(self.chunks):
+            counts["duplicates"] = len(self.chunks) - len(done)
         for note in notes:
             counts[str(note["kind"])] = counts.get(str(note["kind"]), 0) + 1
         due = self._behind.due(done)

@@ -37,11 +37,13 @@ _ROUNDS = 3
 
 
 class Call(NamedTuple):
-    """One function call: `name` as in statebelt.lua (`sb_commit`), its keys and its arguments."""
+    """One function call: `name` as in statebelt.lua (`sb_commit`), its keys and its arguments. `words`: how many words
+    these are, where a dictionary stands for its names and values; 0: as many as there are arguments."""
 
     name: str
     keys: Sequence[str]
     args: Sequence[Word]
+    words: int = 0
 
 
 @cache
@@ -65,14 +67,14 @@ def _command(call: Call) -> tuple[Word, ...]:
 
 def _as_one(calls: Sequence[Call]) -> tuple[Word, ...]:
     version = library().rsplit("_", 1)[1]
-    keys = [key for call in calls for key in call.keys]
-    sizes = [size for call in calls for size in (len(call.keys), _width(call.args))]
-    args = [arg for call in calls for arg in call.args]
+    keys: list[str] = []
+    sizes: list[int] = []
+    args: list[Word] = []
+    for _, call_keys, call_args, words in calls:
+        keys += call_keys
+        args += call_args
+        sizes += (len(call_keys), words or len(call_args))
     return ("FCALL", f"{calls[0].name}_many_{version}", len(keys), *keys, len(calls), *sizes, *args)
-
-
-def _width(args: Sequence[Word]) -> int:
-    return len(args) + sum([2 * len(arg) - 1 for arg in args if type(arg) is dict])
 
 
 def _missing(reply: Any) -> bool:
@@ -152,7 +154,7 @@ class _Round:
         for i, reply in zip(self._open, answered, strict=True):
             self.replies[i] = reply
         self.missing = any(map(_missing, answered))
-        self._open = [i for i in self._open if again or _missing(self.replies[i])]
+        self._open = [i for i in self._open if again or _missing(self.replies[i])] if again or self.missing else []
         self._rounds += 1
         if self._open and self._rounds < _ROUNDS:
             return True

@@ -65,12 +65,17 @@ class Outcome:
         return self.duplicate
 
 
-_STORED = Outcome()
+_STORED, _OK = Outcome(), [b"OK"]
 
 
-def _add_entries(args: list[Word], entries: Iterable[tuple[bytes, Fields]]) -> None:
+def _add_entries(args: list[Word], entries: Iterable[tuple[bytes, Fields]]) -> int:
+    """Returns how many words more these are than arguments."""
+    more = 0
     for id_, fields in entries:
-        args += (id_, 2 * len(fields), fields if type(fields) is dict else dict(fields))
+        words = 2 * len(fields)
+        args += (id_, words, fields if type(fields) is dict else dict(fields))
+        more += words - 1
+    return more
 
 
 def bounded(fields: Fields) -> Fields:
@@ -106,14 +111,14 @@ def _call(lease: Lease, commit: Commit) -> Call:
         commit.behind,
         commit.behind_before,
     ]
-    _add_entries(args, commit.results)
+    more = _add_entries(args, commit.results)
     if commit.dead:
-        _add_entries(args, [(id_, bounded(fields)) for id_, fields in commit.dead])
+        more += _add_entries(args, [(id_, bounded(fields)) for id_, fields in commit.dead])
     for _, row_bytes, ttl_ms in commit.rows:
         args += (row_bytes, ttl_ms)
     rows = [row + stream for stream, _, _ in commit.rows]
     rows += [row + stream for stream in commit.drop_rows]
-    return Call("sb_commit", [keys.log, keys.out, keys.dead, keys.lease, *rows], args)
+    return Call("sb_commit", [keys.log, keys.out, keys.dead, keys.lease, *rows], args, len(args) + more)
 
 
 class Sending:
@@ -190,13 +195,13 @@ def commit(client: redis.Redis, lease: Lease, commit: Commit) -> bool:
 
 
 def _outcome(lease: Lease, reply: Any) -> Outcome:
+    if reply == _OK:
+        return _STORED
     if isinstance(reply, StatebeltError):
         return Outcome(reply)
     if isinstance(reply, Exception):
         raise reply
     kind, *why = reply
-    if kind == b"OK":
-        return _STORED
     if kind == b"DUP":
         return Outcome(duplicate=True)
     if kind == b"FENCED":

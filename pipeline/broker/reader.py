@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -26,7 +27,10 @@ from pipeline.errors import ConfigError
 _POLL_S = 0.005  # only on a cluster, where no single call can wait on several slots
 
 _CONNECTIONS = 4
-"""Over how many a reading is spread that goes out by itself."""
+"""Over how many a reading is spread at most that goes out by itself."""
+
+_AT_A_TIME = 60_000
+"""So much of an answer, a little less than 64 KB, a server sends before it serves others."""
 
 
 def _command(positions: Mapping[str, bytes], count: int, block_ms: int) -> list[Any]:
@@ -160,6 +164,12 @@ def read(
     return {partitions[key]: entries for key, entries in found.items()}
 
 
+@lru_cache(64)
+def _logs(topic: str, partitions: tuple[int, ...]) -> Mapping[str, int]:
+    """The keys of these partitions' logs, and whose each is: a worker asks for the same ones in every turn."""
+    return {log_key(topic, partition): partition for partition in partitions}
+
+
 class Reading:
     """A read that waits for nothing, for whoever sends its commands; what is there is taken later. No error is told
     here: who reads in its stead meets it again.
@@ -174,8 +184,8 @@ class Reading:
 
     def __init__(self, topic: str, offsets: Mapping[int, bytes], count: int, *, apart: bool = False) -> None:
         self.offsets, self.count, self.crosses_slots = dict(offsets), count, False
-        self._partitions = {log_key(topic, partition): partition for partition in offsets}
-        self._positions = {key: offsets[partition] for key, partition in self._partitions.items()}
+        self._partitions = _logs(topic, tuple(offsets))
+        self._positions = dict(zip(self._partitions, offsets.values(), strict=True))
         self._apart = apart
         self._replies: Sequence[Any] = ()
 
@@ -207,6 +217,7 @@ class Ahead(Reading):
     """A reading that goes out by itself, now, over several connections: until it is answered there is other work to do.
 
     Args:
+        like_bytes: about how much the answer will be; small ones need fewer connections (0: nobody knows).
         fetcher: a thread that takes the answer in meanwhile. A large one does not fit into the socket: the server sends
             on as it is read, and would be waited for.
     """
@@ -219,13 +230,15 @@ class Ahead(Reading):
         count: int,
         *,
         apart: bool = False,
+        like_bytes: int = 0,
         fetcher: Executor | None = None,
     ) -> None:
         super().__init__(topic, offsets, count, apart=apart)
         self._asked: AskedApart | None = None
         self._fetched: Future[list[Any]] | None = None
         logs = list(self._positions.items())
-        shares = [self._commands(dict(logs[n::_CONNECTIONS])) for n in range(min(len(logs), _CONNECTIONS))]
+        most = min(len(logs), _CONNECTIONS, 1 + like_bytes // _AT_A_TIME if like_bytes else _CONNECTIONS)
+        shares = [self._commands(dict(logs[n::most])) for n in range(most)]
         with contextlib.suppress(redis.RedisError):
             self._asked = AskedApart(client, shares)
             self._fetched = fetcher.submit(self._asked.replies) if fetcher else None

@@ -70,6 +70,17 @@ def test_where_no_more_connections_are_to_be_had_one_takes_the_question(url: str
 
 
 @pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize(("like_bytes", "expected"), [(0, 4), (1, 1), (70_000, 2), (10**9, 4)])
+def test_a_question_takes_as_many_connections_as_its_answer_is_worth(url: str, like_bytes: int, expected: int) -> None:
+    with connect(url) as direct, connect(url, busy=True) as client:
+        offsets = dict.fromkeys(range(9), b"0-0")
+        for partition in offsets:
+            direct.xadd(log_key("audio", partition), {"a": "b"})
+        assert Ahead(client, "audio", offsets, 10, like_bytes=like_bytes).take().keys() == offsets.keys()
+        assert sum(who["cmd"] == "xread" for who in direct.client_list()) == expected
+
+
+@pytest.mark.usefixtures("redis_client")
 def test_a_log_that_cannot_be_read_is_not_hidden_by_the_others(url: str) -> None:
     with connect(url, busy=True) as client:
         for partition in range(3):

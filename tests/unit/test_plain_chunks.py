@@ -91,8 +91,10 @@ def test_both_ways_find_the_same(found: list[list[object]], spec: InputSpec, par
 def test_a_plain_entry_goes_the_short_way(stream: str) -> None:
     """Else the test above would hold the long way against itself. A name's partition is zlib's sum of it."""
     parser = ChunkParser(AUDIO, partition=partition_of(stream, 16), partitions=16)
-    (parts,) = parser._plain([[b"5-1", [b"stream", stream.encode(), b"seq", b"7", b"data", b"\x01\x00"]]])  # type: ignore[list-item]
+    found = [[b"5-1", [b"stream", stream.encode(), b"seq", b"7", b"data", b"\x01\x00"]]]
+    (parts,), odd, size_bytes = parser._plain(found)  # type: ignore[arg-type]
     assert parts is not None
+    assert (odd, size_bytes) == (0, 2)
     assert Chunk(*parts) == Chunk(b"5-1", 5, stream, 7, b"\x01\x00")
 
 
@@ -105,7 +107,7 @@ NO_ENTRIES: list[object] = [
 @compiled
 @pytest.mark.parametrize("entry", NO_ENTRIES)
 def test_what_is_no_entry_is_left_alone(entry: object) -> None:
-    assert ChunkParser(AUDIO, partition=0, partitions=1)._plain([entry]) == [None]  # type: ignore[list-item]
+    assert ChunkParser(AUDIO, partition=0, partitions=1)._plain([entry]) == ([None], 1, 0)  # type: ignore[list-item]
 
 
 def test_samples_lie_end_to_end() -> None:
