@@ -21,6 +21,9 @@ _READ_BYTES = 64 << 20
 """What one read should hold at most. Redis bounds reads by entries alone: the first of oversized ones is as large as it
 is, those after it are not."""
 
+_ENTRY_BYTES = 100
+"""About what an entry has in an answer beside its samples."""
+
 _PATIENCE = 8
 """The part of a lease for which a batch that is computed waits for the next one to be read."""
 
@@ -43,7 +46,6 @@ class Intake:
         self._ahead: Ahead | None = None
         self._fetcher = ThreadPoolExecutor(1, "read")  # starts no thread before there is something to fetch
         self._asked_s = self._waited_s = 0.0
-        self._last_bytes = 0
         self._hand: dict[int, tuple[bytes, list[Raw]]] = {}  # after which id, what
         self._asked = self._hand_asked = 0  # of each partition, in the read that is worked on, and that is in hand
         self._calm = False  # did the last batch take much less than it may?
@@ -99,8 +101,9 @@ class Intake:
     def _is_full(self, found: Found) -> bool:
         return any(len(of) >= self._asked for of in found.values())
 
-    def ask(self, owned: Mapping[int, Owned], found: Found, *, fetch: bool = False) -> None:
-        """Ask for what follows `found`, and do not wait: `collect` has the answer. fetch: take it in meanwhile.
+    def ask(self, owned: Mapping[int, Owned], found: Found, size_bytes: int, *, fetch: bool = False) -> None:
+        """Ask for what follows `found`, which has samples of `size_bytes`, and do not wait: `collect` has the answer.
+        fetch: take it in meanwhile.
 
         All partitions are asked for, not only those of `found`: none waits for the others to be silent. Reading changes
         nothing, so where the commit of `found` fails, what was read is let go of. Raises nothing, for the batch that
@@ -110,22 +113,25 @@ class Intake:
         small = 2 * sum(map(len, found.values())) < self._settings.max_batch
         if self._ahead is not None or not self._flows or small:
             return
-        self._ask(owned, found, self._fetcher if fetch else None)
+        self._ask(owned, found, size_bytes, self._fetcher if fetch else None)
 
-    def _ask(self, owned: Mapping[int, Owned], found: Found, fetcher: ThreadPoolExecutor | None) -> None:
+    def _ask(
+        self, owned: Mapping[int, Owned], found: Found, size_bytes: int, fetcher: ThreadPoolExecutor | None
+    ) -> None:
         self._asked_s = time.monotonic()
         topic, offsets, count = self._settings.topic, _behind(owned, found), self.count(len(owned))
+        like_bytes = size_bytes + _ENTRY_BYTES * sum(map(len, found.values()))
         self._ahead = Ahead(
-            self._client, topic, offsets, count, apart=self._apart, like_bytes=self._last_bytes, fetcher=fetcher
+            self._client, topic, offsets, count, apart=self._apart, like_bytes=like_bytes, fetcher=fetcher
         )
 
-    def ask_beside(self, owned: Mapping[int, Owned], found: Found) -> bool:
+    def ask_beside(self, owned: Mapping[int, Owned], found: Found, size_bytes: int) -> bool:
         """Ask for what follows `found` in the moment before its commit is sent: the server mostly answers that first,
         and what it finds is computed while the server commits. Returns whether it was asked: where the last look found
         nothing there is seldom more, and the commit can take the question along. Raises nothing."""
         if not self._flows or self._apart or self._ahead is not None or self._hand:
             return False
-        self._ask(owned, found, None)
+        self._ask(owned, found, size_bytes, None)
         return True
 
     def follows(self) -> bool:
@@ -173,7 +179,6 @@ class Intake:
         """A batch must be committed well within its lease, and fit into memory: one that took too long, or was too
         large, is followed by smaller ones. What the one before it waited, for this one to be read, counts as well."""
         entries, aim_s = sum(map(len, found.values())), self._settings.lease_ms / 1000 / 4
-        self._last_bytes = size_bytes
         took_s, self._waited_s = ran_s + self._waited_s, 0.0
         excess = max(took_s / aim_s, size_bytes / _READ_BYTES)
         self._calm = excess < 0.5
@@ -196,5 +201,6 @@ def _behind(owned: Mapping[int, Owned], found: Found) -> Offsets:
 
 
 def _offsets(owned: Mapping[int, Owned]) -> Offsets:
-    """After which id each partition is read on; those whose rows are behind are not."""
+    """After which id each partition is read on: all up to there is committed, or on its way. Where rows are behind,
+    it is not."""
     return {p: o.sent or o.offset for p, o in owned.items() if not o.behind}

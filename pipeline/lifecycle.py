@@ -67,11 +67,6 @@ class Owned:
     rows_at: bytes = b""
 
     @property
-    def read_to(self) -> bytes:
-        """After which id to read on: all up to there is committed, or on its way."""
-        return self.sent or self.offset
-
-    @property
     def settled_at(self) -> bytes:
         """Where Redis has the group stand; empty while a commit is on its way, or in doubt."""
         return b"" if self.sent else self.offset

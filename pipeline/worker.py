@@ -274,7 +274,7 @@ class Worker:
         size_bytes = sum([owned.task.size_bytes for owned in work])
         flies = self._room_to_fly() and not self._stopping
         if flies and self._intake.more_waits(found, size_bytes):
-            self._intake.ask(ownership.owned, found, fetch=True)
+            self._intake.ask(ownership.owned, found, size_bytes, fetch=True)
         began_s = time.monotonic()
         ran = tasks.run([owned.task for owned in work], self._belt, self._batcher)
         self._intake.size(found, size_bytes, time.monotonic() - began_s)
@@ -287,9 +287,9 @@ class Worker:
             self._rows.note_corrupt(owned)
         flies = flies and not self._stopping
         if flies:
-            self._intake.ask(ownership.owned, found)
+            self._intake.ask(ownership.owned, found, size_bytes)
         effects = list(zip(work, tasks.effects([owned.task for owned in work], self._belt, ran), strict=True))
-        if self._intake.collect() or (flies and self._intake.ask_beside(ownership.owned, found)):
+        if self._intake.collect() or (flies and self._intake.ask_beside(ownership.owned, found, size_bytes)):
             self._committer.begin(ownership, effects)
         else:
             reading = None if self._stopping else self._intake.with_commit(ownership.owned, found)

@@ -154,7 +154,8 @@ class _Round:
         for i, reply in zip(self._open, answered, strict=True):
             self.replies[i] = reply
         self.missing = any(map(_missing, answered))
-        self._open = [i for i in self._open if again or _missing(self.replies[i])] if again or self.missing else []
+        if not again:
+            self._open = [i for i in self._open if _missing(self.replies[i])] if self.missing else []
         self._rounds += 1
         if self._open and self._rounds < _ROUNDS:
             return True

@@ -29,7 +29,7 @@ _POLL_S = 0.005  # only on a cluster, where no single call can wait on several s
 _CONNECTIONS = 4
 """Over how many a reading is spread at most that goes out by itself."""
 
-_AT_A_TIME = 60_000
+_AT_A_TIME = 64_000
 """So much of an answer, a little less than 64 KB, a server sends before it serves others."""
 
 

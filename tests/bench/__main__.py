@@ -36,7 +36,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
     return Plan(
         names=names,
         turns=turns,
-        curve_turns=1 if short else turns + 2,  # they are short, and their ratios small
+        curve_turns=1 if short else 2 * turns,  # as many forth as back
         pace=Pace(drain_s=0.5 if short else 1.0, flood_s=2.0, seconds=seconds, parts=parts),
         curve_s=min(seconds, 3.0),
         alone_s=1.0 if short else 2.0,

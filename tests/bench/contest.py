@@ -141,7 +141,7 @@ class Match:
 
     def live(self, streams: int, seconds: float) -> dict[str, Any]:
         """Streams that have begun, live for so long: that hundreds begin in the same tenth of a second is another load,
-        and would be one chunk in fifty here."""
+        and would be a fiftieth of five seconds."""
         turns = max(1, round(seconds * 1000 / CHUNK_MS))
         # Who waits for the first results needs one of each stream, and `events` publishes none of most.
         warm = self._every_chunk

@@ -85,9 +85,7 @@ def ratios(run: Run) -> dict[str, float]:
         ),
     }  # fmt: skip
     return {
-        name: Series.of(other / ours for other, ours in zip(others, mine, strict=False)).middle
-        for name, (others, mine) in pairs.items()
-        if others and mine
+        name: Series.of(others).against(Series.of(mine)) for name, (others, mine) in pairs.items() if others and mine
     }
 
 
