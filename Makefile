@@ -64,7 +64,7 @@ inspect: $(VENV)/.everything ## draw what a bundle's model remembers of FILE (BU
 report: $(VENV)/.everything ## runs/report.html: all figures and pictures on one page, a minute (long ones from training/metrics)
 	OMP_NUM_THREADS=1 $(BIN)/python -m training.report
 
-bench: $(VENV)/.bench ## all contenders side by side, eight minutes; JSON and plots to runs/bench (BENCH="--quick")
+bench: $(VENV)/.bench ## all contenders side by side, nine minutes; JSON and plots to runs/bench (BENCH="--quick")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench $(BENCH)
 
 bench-check: $(VENV)/.bench ## a short run's ratios against tests/bench/reference.json; a loss over 15 % fails
