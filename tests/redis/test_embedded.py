@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -16,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.broker import embedded
+from pipeline.broker import allocator, embedded
 from pipeline.broker.connection import connect
 from pipeline.broker.embedded import EmbeddedServer, find_binary, socket_path, url_of
 from pipeline.errors import ConfigError
@@ -250,3 +251,57 @@ def test_waiting_for_a_server_that_runs(folder: Path) -> None:
     assert server.wait(0) == 0
     with server, pytest.raises(TimeoutError):
         server.wait(0)
+
+
+def _maps(pid: int | None) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD and /proc")
+WHEEL = pytest.mark.skipif(not allocator.library(), reason="no mimalloc wheel for this machine")
+
+
+@LINUX
+@WHEEL
+def test_the_wheels_server_has_an_allocator_for_pieces_of_kilobytes(folder: Path) -> None:
+    with EmbeddedServer(folder) as server:
+        assert "libmimalloc" in _maps(server.pid)
+
+
+@LINUX
+@WHEEL
+def test_what_the_user_preloads_stays_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "libutil.so.1")  # in every glibc, and without effect; two allocators would crash
+    with EmbeddedServer(folder) as server:
+        assert "libutil" in _maps(server.pid)
+        assert "libmimalloc" not in _maps(server.pid)
+
+
+@LINUX
+@pytest.mark.parametrize("why", ["another server", "no wheel"])
+def test_without_it_the_servers_own_allocator_stays(folder: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    binary = find_binary()
+    if why == "another server":
+        binary = shutil.copy(binary, folder.parent / "redis-server")
+    else:
+        monkeypatch.setattr(allocator, "_WHEEL", "statebelt-no-such-wheel")
+    with EmbeddedServer(folder, binary=binary) as server, connect(server.url) as client:
+        assert client.ping()
+        assert "libmimalloc" not in _maps(server.pid)
+
+
+@pytest.mark.parametrize("folder_name", ["a b", "a:b", "a$b"])
+def test_a_library_whose_name_ld_preload_cannot_hold_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder_name: str
+) -> None:
+    library = tmp_path / folder_name / allocator._LIBRARY
+    monkeypatch.setattr(allocator.metadata, "files", lambda _name: [_Located(library)])
+    assert allocator.library() == ""
+
+
+class _Located:
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+
+    def locate(self) -> Path:
+        return self.path
