@@ -4,6 +4,15 @@
 -- A function does not roll back. So each one checks everything that can fail, and only then writes its first byte.
 -- Ids go up to 2^64-1 in both halves, beyond what a Lua number holds: they are compared as decimal strings.
 
+local function register(name, callback, flags)
+  redis.register_function { function_name = name .. '_' .. VERSION, callback = callback, flags = flags }
+end
+
+-- To look up a global takes the server's guard around them a while, every time: these are looked up once, by the first
+-- call (while a library is loaded, most are not there).
+local function globals() return redis, math, string, table, ipairs, pairs, pcall, tonumber, type, unpack end
+local redis, math, string, table, ipairs, pairs, pcall, tonumber, type, unpack
+
 local ZERO = 48 -- the digit, as a byte
 local MAX_U64 = '18446744073709551615'
 local MAX_FIELDS, MAX_UNPACKED = 1000, 4000 -- unpack() ends near 7,900 values
@@ -350,9 +359,9 @@ end
 
 -- A stand is where a stream stands on its producers' side, written with every chunk they push: next_seq, the bytes of
 -- data since its life began (or since the last gap), new, live or ended, and the claim under which chunks are taken. nil
--- where there is none, or none any more: it lives as long as the stream's state would.
-local function stand_of(key)
-  local next_seq, bytes, status, claim = string.match(redis.call('GET', key) or '', '^(%d+) (%d+) (%l+) (.+)$')
+-- where there is none, or none any more (`text` is false): it lives as long as the stream's state would.
+local function stand_of(text)
+  local next_seq, bytes, status, claim = string.match(text or '', '^(%d+) (%d+) (%l+) (.+)$')
   if not claim then return nil end
   return { next_seq = tonumber(next_seq), bytes = tonumber(bytes), status = status, claim = claim }
 end
@@ -371,6 +380,13 @@ local function advance(stand, seq, size, ends)
   stand.next_seq = seq + 1
   stand.status = ends and 'ended' or 'live'
   return true
+end
+
+-- The text of a stand once a chunk has moved it that simply goes on, as nearly all do; nil: look closer.
+local function gone_on(text, seq, size, claim)
+  local bytes, at = string.match(text or '', '^ (%d+) live ()', #seq + 1)
+  if not bytes or string.sub(text, 1, #seq) ~= seq or string.sub(text, at) ~= claim then return nil end
+  return string.format('%.0f %.0f live %s', seq + 1, bytes + size, claim)
 end
 
 -- keys: log, then the stand of each chunk's stream
@@ -393,21 +409,27 @@ local function append(keys, args)
     local foreign = string.find(length.err, '^WRONGTYPE')
     return foreign and redis.error_reply('WRONGTYPE ' .. log .. ' is not ours') or length
   end
-  local reply, stands, begins, new = { 'OK' }, {}, {}, 0
+  local reply, stands, ended, begins, new = { 'OK' }, {}, {}, {}, 0
   for i = 1, count do
     local key, at = keys[i + 1], 5 * i
-    local seq, claim = whole(args[at + 1], 0, 2 ^ 53), args[at + 4]
+    local size, ends, claim = #args[at + 2], args[at + 3], args[at + 4]
     local outcome
     if claim ~= '' then
-      if not seq then return { 'INVALID', 'seq ' .. args[at + 1] .. ' is no number below 2^53' } end
-      local stand = stands[key] or stand_of(key) or { next_seq = seq, bytes = 0, claim = claim }
-      if stand.claim ~= claim then
-        outcome = { stand.claim }
+      local stood = stands[key] or redis.call('GET', key)
+      local goes_on = ends == '' and gone_on(stood, args[at + 1], size, claim)
+      if goes_on then
+        stands[key] = goes_on
       else
-        stands[key] = stand
-        begins[i] = stand.status == 'new'
-        local ends = args[at + 3]
-        if not advance(stand, seq, ends == 'given' and 0 or #args[at + 2], ends == '1') and once then outcome = '' end
+        local seq = whole(args[at + 1], 0, 2 ^ 53)
+        if not seq then return { 'INVALID', 'seq ' .. args[at + 1] .. ' is no number below 2^53' } end
+        local stand = stand_of(stood) or { next_seq = seq, bytes = 0, claim = claim }
+        if stand.claim ~= claim then
+          outcome = { stand.claim }
+        else
+          begins[i] = stand.status == 'new'
+          if not advance(stand, seq, ends == 'given' and 0 or size, ends == '1') and once then outcome = '' end
+          stands[key], ended[key] = stand_text(stand), stand.status == 'ended'
+        end
       end
     end
     reply[i + 1] = outcome or false
@@ -437,9 +459,7 @@ local function append(keys, args)
     end
   end
   -- After the chunks: should one of them be refused (a right that is missing), a stand must not count it as stored.
-  for key, stand in pairs(stands) do
-    redis.call('SET', key, stand_text(stand), 'PX', stand.status == 'ended' and tombstone_ms or idle_ms)
-  end
+  for key, text in pairs(stands) do redis.call('SET', key, text, 'PX', args[ended[key] and 3 or 2]) end
   return reply
 end
 
@@ -454,7 +474,7 @@ local function begin(keys, args)
   local now_us = now[1] * 1e6 + now[2]
   local reply = {}
   for i, key in ipairs(keys) do
-    local stand = stand_of(key)
+    local stand = stand_of(redis.call('GET', key))
     if not stand or stand.status == 'ended' or producer_of(stand.claim) ~= producer_of(claim) then
       stand = { next_seq = math.max(now_us, stand and stand.next_seq or 0), bytes = 0, status = 'new', claim = claim }
       redis.call('SET', key, stand_text(stand), 'PX', idle_ms)
@@ -468,7 +488,7 @@ end
 -- Where the stream stands, and it is claimed: what anybody else pushes from now on is refused, so the answer stays true.
 -- NONE | (LIVE | ENDED) next_seq bytes
 local function resume(keys, args)
-  local stand = stand_of(keys[1])
+  local stand = stand_of(redis.call('GET', keys[1]))
   if not stand then return { 'NONE' } end
   if stand.status == 'ended' then return { 'ENDED', digits(stand.next_seq), digits(stand.bytes) } end
   stand.claim = args[1]
@@ -716,25 +736,28 @@ local function many(act)
   end
 end
 
-local function register(name, callback, flags)
-  redis.register_function { function_name = name .. '_' .. VERSION, callback = callback, flags = flags }
+local function offer(name, act, flags)
+  register(name, function(keys, args)
+    if not redis then redis, math, string, table, ipairs, pairs, pcall, tonumber, type, unpack = globals() end
+    return act(keys, args)
+  end, flags)
 end
 
 -- Out of memory, Redis refuses the functions that need some. The others must work on: they let a worker
 -- start and keep its leases, or free memory.
-register('sb_commit', commit, {})
-register('sb_commit_many', many(commit), {})
-register('sb_append', append, {})
-register('sb_append_many', many(append), {})
-register('sb_begin', begin, {})
-register('sb_resume', resume, {})
-register('sb_create_topic', create_topic, { 'allow-oom' })
-register('sb_acquire', acquire, { 'allow-oom' })
-register('sb_renew', renew, { 'allow-oom' })
-register('sb_release', release, { 'allow-oom' })
-register('sb_join', join, { 'allow-oom' })
-register('sb_leave', leave, { 'allow-oom' })
-register('sb_trim', trim, { 'allow-oom' })
-register('sb_backlog', backlog, { 'no-writes' })
-register('sb_dead_letters', dead_letters, { 'no-writes' })
-register('sb_retry', retry, {})
+offer('sb_commit', commit, {})
+offer('sb_commit_many', many(commit), {})
+offer('sb_append', append, {})
+offer('sb_append_many', many(append), {})
+offer('sb_begin', begin, {})
+offer('sb_resume', resume, {})
+offer('sb_create_topic', create_topic, { 'allow-oom' })
+offer('sb_acquire', acquire, { 'allow-oom' })
+offer('sb_renew', renew, { 'allow-oom' })
+offer('sb_release', release, { 'allow-oom' })
+offer('sb_join', join, { 'allow-oom' })
+offer('sb_leave', leave, { 'allow-oom' })
+offer('sb_trim', trim, { 'allow-oom' })
+offer('sb_backlog', backlog, { 'no-writes' })
+offer('sb_dead_letters', dead_letters, { 'no-writes' })
+offer('sb_retry', retry, {})
