@@ -175,7 +175,7 @@ class Outbox:
         true."""
         streams: dict[str, list[Pushed]] = {}
         for chunk in chunks:
-            streams.setdefault(chunk.stream, []).append(chunk)
+            streams.setdefault(chunk[0], []).append(chunk)
         for stream, sent in streams.items():
             _, seq, _, _, claim = sent[0]
             state = self._drop(stream)

@@ -17,6 +17,7 @@ import redis.asyncio
 from pipeline.broker.exchange import Exchange, exchange, exchange_async
 from pipeline.broker.functions import Call, call_many
 from pipeline.broker.keys import check_stream, log_key, partition_of, stand_key
+from pipeline.broker.resp import Word
 from pipeline.broker.stand import Terms
 from pipeline.errors import BacklogFull, BrokerUnavailable, ConfigError, Fenced
 
@@ -99,23 +100,15 @@ class Append(Exchange[list[bytes]]):
         self.then = [("WAIT", terms.replicas, terms.replicas_timeout_ms)] if terms.replicas else []
 
     def _call(self, partition: int, group: list[int]) -> Call:
-        terms, chunks = self._terms, [self._chunks[i] for i in group]
+        terms = self._terms
         stand = stand_key(terms.topic, partition, "")
-        return Call(
-            "sb_append",
-            [terms.log(partition), *[stand + chunk.stream for chunk in chunks]],
-            [
-                terms.max_backlog,
-                terms.idle_ms,
-                terms.tombstone_ms,
-                b"1" if terms.replicas else b"",
-                *[
-                    value
-                    for chunk in chunks
-                    for value in (chunk.stream, chunk.seq, chunk.data, _kind(chunk), chunk.claim)
-                ],
-            ],
-        )
+        keys: list[str] = [terms.log(partition)]
+        args: list[Word] = [terms.max_backlog, terms.idle_ms, terms.tombstone_ms, b"1" if terms.replicas else b""]
+        for i in group:
+            stream, seq, data, end, claim = self._chunks[i]
+            keys.append(stand + stream)
+            args += (stream, seq, data, b"given" if isinstance(data, Given) else b"1" if end else b"", claim)
+        return Call("sb_append", keys, args)
 
     def lost(self, error: BrokerUnavailable) -> AppendFailed:
         """No reply: all of them are unknown."""
@@ -166,12 +159,6 @@ class Append(Exchange[list[bytes]]):
                 unknown,
                 refused,
             )
-
-
-def _kind(chunk: Pushed) -> bytes:
-    if isinstance(chunk.data, Given):
-        return b"given"
-    return b"1" if chunk.end else b""
 
 
 def taken(streams: Iterable[str]) -> str:

@@ -76,13 +76,18 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=16_384)  # a stream is pushed to again and again
+def _is_plain(stream: str) -> bool:
+    return _PLAIN.fullmatch(stream) is not None
+
+
 def check_stream(stream: str) -> str:
     """Return a stream name that is fit for a key. Colons and any script are allowed.
 
     Raises:
         ChunkRejected: reason `bad_stream`: empty, longer than `MAX_NAME_BYTES`, a brace or an unprintable character.
     """
-    if isinstance(stream, str) and _PLAIN.fullmatch(stream):
+    if isinstance(stream, str) and len(stream) <= MAX_NAME_BYTES and _is_plain(stream):
         return stream
     fault = _fault(stream, "{}")
     if fault:

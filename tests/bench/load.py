@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -206,18 +206,17 @@ def main(url: str, pcm: str, path: str, text: str) -> None:
     keep_freed()
     print("ready", flush=True)
     sys.stdin.read()
-    columns: tuple[list[float], ...] = ([], [], [], [])
+    names = [load.name(n) for n in range(load.known)]
+    sent: list[tuple[Sequence[int], Sequence[int], float, float]] = []
     began_s, before_s = time.time() + 0.02, time.process_time()
     for due_s, who in load.moments():
-        items = [(load.name(n), load.chunk(recording, n, k), last) for n, k, last in who]
+        items = [(names[n], load.chunk(recording, n, k), last) for n, k, last in who]
         if (wait_s := began_s + due_s - time.time()) > 0 and load.turn_ms:
             time.sleep(wait_s)
         pushed_s = time.time()
-        seqs = push(items)
-        for (n, _, _), seq in zip(who, seqs, strict=True):
-            for column, value in zip(columns, (n, seq, pushed_s, began_s + due_s), strict=True):
-                column.append(value)
+        sent.append(([n for n, _, _ in who], push(items), pushed_s, began_s + due_s))
     cpu_s = time.process_time() - before_s
+    columns = (np.concatenate([np.broadcast_to(push[i], len(push[0])) for push in sent]) for i in range(4))
     np.save(path, np.array([[*column, cpu_s] for column in columns]))
 
 
