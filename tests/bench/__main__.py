@@ -37,7 +37,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
         names=names,
         turns=turns,
         curve_turns=1 if short else 2 * turns,  # as many forth as back
-        pace=Pace(drain_s=0.5 if short else 1.0, flood_s=2.0, seconds=seconds, parts=parts),
+        pace=Pace(drain_s=0.5 if short else 1.0, flood_s=2.0, seconds=seconds, parts=parts, floods=3),
         curve_s=min(seconds, 3.0),
         alone_s=1.0 if short else 2.0,
         known=given.known,

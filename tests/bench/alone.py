@@ -57,13 +57,15 @@ def torch_steps() -> dict[int, Once]:
 
 def turn(steps: dict[int, Once], seconds: float) -> dict[int, float]:
     """CPU us a chunk of every batch size, on the core that contenders have; `seconds` in all."""
-    found = {}
+    return {batch: measure(once, batch, seconds / len(steps)) for batch, once in steps.items()}
+
+
+def measure(once: Once, batch: int, seconds: float) -> float:
+    """CPU us a chunk of one batch size."""
     with on(CORES.worker):
-        for batch, once in steps.items():
+        once()
+        count, began_s, before_s = 0, time.monotonic(), time.process_time()
+        while time.monotonic() - began_s < seconds:
             once()
-            count, began_s, before_s = 0, time.monotonic(), time.process_time()
-            while time.monotonic() - began_s < seconds / len(steps):
-                once()
-                count += 1
-            found[batch] = (time.process_time() - before_s) / count / batch * 1e6
-    return found
+            count += 1
+        return (time.process_time() - before_s) / count / batch * 1e6

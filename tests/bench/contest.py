@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -188,30 +189,47 @@ def match(ground: Ground, subject: Subject) -> Iterator[Match]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a turn of one contender is, and at which of PARTS it is live after the flood."""
+    """How long a turn of one contender is, how many floods it has, and at which of PARTS it is live after them."""
 
     drain_s: float
     flood_s: float
     seconds: float
     parts: tuple[str, ...]
+    floods: int = 1
 
 
 FLOOD, PARTS = 1.1, {"half": 0.5, "most": 0.9}
 
 
-def turn(ground: Ground, subject: Subject, pace: Pace, guess_us: float, streams: int) -> dict[str, Any]:
-    """One turn of a contender: drain, flood, live at half and at 90 % of the maximum.
+def turn(
+    ground: Ground,
+    subject: Subject,
+    pace: Pace,
+    guess_us: float,
+    streams: int,
+    ceiling_us: Callable[[], float] | None = None,
+) -> dict[str, Any]:
+    """One turn of a contender: drain, floods, live at half and at 90 % of the maximum, which is their median.
 
     Args:
         guess_us: of a chunk, so that the backlog lasts about `pace.drain_s`.
         streams: of the backlog.
+        ceiling_us: measures the ceiling: right before and right after every flood, for a shared machine's speed moves
+            by a third within a minute. A flood's `ceiling_us` is the mean of both.
     """
     with match(ground, subject) as running:
         running.drain(streams, 2)  # code, caches, the first rows
         turns = max(4, min(round(pace.drain_s * 1e6 / guess_us / streams), 30_000 // streams))
         found: dict[str, Any] = {"drain": running.drain(streams, turns)}
-        found["flood"] = running.flood(max(2, round(FLOOD * CHUNK_US / found["drain"]["wall_us"])), pace.flood_s)
-        most = found["max_streams"] = found["flood"]["max_streams"]
+        flooded = max(2, round(FLOOD * CHUNK_US / found["drain"]["wall_us"]))
+        found["floods"] = []
+        around = [ceiling_us()] if ceiling_us else []
+        for _ in range(pace.floods):
+            found["floods"].append(running.flood(flooded, pace.flood_s))
+            if ceiling_us:
+                around.append(ceiling_us())
+                found["floods"][-1]["ceiling_us"] = mean(around[-2:])
+        most = found["max_streams"] = median(flood["max_streams"] for flood in found["floods"])
         for part in pace.parts:
             found[part] = running.live(max(1, round(most * PARTS[part])), pace.seconds)
         return {**found, "compared": running.compared, "furthest": running.furthest}

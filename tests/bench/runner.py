@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipeline.broker.embedded import EmbeddedServer
 from pipeline.cli.memory import collect_seldom
-from tests.bench import alone, contest, curves, vad, yardstick
+from tests.bench import alone, contest, curves, summary, vad, yardstick
 from tests.bench.contest import Ground, Pace
 from tests.bench.cores import CORES, on
 from tests.bench.figures import CHUNK_US, over
@@ -38,6 +38,8 @@ STREAMS = {
     "faststream": (40, 1200),
 }
 """Streams of the backlog, and us a chunk to begin with."""
+BESIDE_S = 0.7
+"""How long the ceiling is measured before and after a flood."""
 PART = 0.3
 """Of the maximum: the load of each worker in the curves of partitions and workers, so that two and all who feed them
 find room on two cores."""
@@ -150,9 +152,15 @@ class Runner:
     def _match(self, name: str, subject: Subject) -> dict[str, Any]:
         pace = self._plan.pace
         if name != "statebelt":
-            pace = replace(pace, parts=tuple(part for part in pace.parts if part != "half"))
+            pace = replace(pace, parts=tuple(part for part in pace.parts if part != "half"), floods=1)
         streams, guess_us = STREAMS[name]
-        return contest.turn(self._ground, subject, pace, guess_us, streams)
+        ceiling_us = self._ceiling_us if name in summary.OURS and "ceiling" in self._steps else None
+        return contest.turn(self._ground, subject, pace, guess_us, streams, ceiling_us)
+
+    def _ceiling_us(self) -> float:
+        """The ceiling, again, at the batch that has been its best."""
+        batch = int(summary.best_batch(self.run["alone"]["ceiling"]))
+        return alone.measure(self._steps["ceiling"][batch], batch, BESIDE_S)
 
     def _curves(self, where: str, *, backwards: bool) -> None:
         """A turn of all points; every other one backwards, for a machine that gets slower would bend every curve."""

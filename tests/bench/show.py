@@ -52,9 +52,10 @@ def _contest(title: str, found: Sequence[Row], base: Row | None, ours: Row | Non
         "at", "the whole run's",
     )  # fmt: skip
     for row in found:
+        of_base = row.of_ceiling.middle if row.of_ceiling else row.us.against(base.us) if base else None
         made.add_row(
             row.name, _middle(row.us), row.us.spread, f"{row.streams:.0f}",
-            f"{row.us.against(base.us):.2f}" if base else "",
+            "" if of_base is None else f"{of_base:.2f}",
             f"{row.us.against(ours.us):.2f}" if ours else "",
             _middle(row.server_us), _middle(row.producer_us), row.at, row.whole,
         )  # fmt: skip
@@ -119,6 +120,10 @@ def show(run: Run, console: Console | None = None) -> None:
         parts += [_contest("voice activity, Silero VAD v6", vad, base, _named(vad, "statebelt"), "silero loop")]
     parts += [_curve(*CURVES[name], curve) for name, curve in run["curves"].items() if name in CURVES]
     console.print(Group(*parts))  # type: ignore[arg-type]
+    for row in found:
+        if row.of_ceiling:
+            told = f"{row.of_ceiling.middle:.2f} x ({row.of_ceiling.spread})"
+            console.print(f"{row.name}, of the ceiling right before and after each flood: {told}", highlight=False)
     if "workers" in run["curves"]:
         gain = speed_up(run["curves"]["workers"])
         console.print(f"two workers against one, by their CPU: {gain.middle:.2f} x ({gain.spread})", highlight=False)

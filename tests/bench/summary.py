@@ -14,7 +14,10 @@ Run = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A contender: CPU us a chunk at its maximum, and what the server and the producer spent beside it."""
+    """A contender: CPU us a chunk at its maximum, in every turn, and what the server and the producer spent beside it.
+
+    of_ceiling: as a multiple of the ceiling, flood by flood, where that was measured around each.
+    """
 
     name: str
     us: Series
@@ -22,6 +25,7 @@ class Row:
     producer_us: Series | None = None
     at: str = ""
     whole: str = ""
+    of_ceiling: Series | None = None
 
     @property
     def streams(self) -> float:
@@ -34,14 +38,25 @@ def best_batch(turns: Sequence[Mapping[str, float]]) -> str:
 
 
 def _matched(name: str, turns: Sequence[Run], ours: bool) -> Row:
-    flood = [turn["flood"] for turn in turns]
+    floods = [flood for turn in turns for flood in turn["floods"]]
     compared = sum(turn["compared"] for turn in turns)
     furthest = max(turn["furthest"] for turn in turns)
     streams = over(turns, "max_streams").middle
     told = f"same bytes ({compared})" if ours else f"within {furthest:.0e} ({compared})"
     return Row(
-        name, over(flood, "us"), over(flood, "server_us"), over(flood, "producer_us"), f"{streams:.0f} live", told
+        name, _flooded(turns), over(floods, "server_us"), over(floods, "producer_us"), f"{streams:.0f} live", told,
+        _of_ceiling(turns),
     )  # fmt: skip
+
+
+def _flooded(turns: Sequence[Run]) -> Series:
+    """CPU us a chunk in a flood: of every turn the median."""
+    return Series.of(over(turn["floods"], "us").middle for turn in turns)
+
+
+def _of_ceiling(turns: Sequence[Run]) -> Series | None:
+    floods = [flood for turn in turns for flood in turn["floods"] if "ceiling_us" in flood]
+    return Series.of(flood["us"] / flood["ceiling_us"] for flood in floods) if floods else None
 
 
 OURS = ("statebelt", "words")
@@ -64,28 +79,23 @@ def vad_rows(run: Run) -> list[Row]:
     return ours + [Row(name, Series.of(values), at="batch 1") for name, values in vad.get("loops", {}).items()]
 
 
-def _cost(run: Run, name: str) -> Sequence[float]:
+def _cost(run: Run, name: str) -> Series:
     """CPU us a chunk in every turn."""
-    if name in run["alone"]:
-        turns = run["alone"][name]
-        return [turn[best_batch(turns)] for turn in turns]
-    return [turn["flood"]["us"] for turn in run["matches"].get(name, ())]
+    return _flooded(run["matches"].get(name, ()))
 
 
 def ratios(run: Run) -> dict[str, float]:
     """What travels from machine to machine; the larger, the better for us."""
     vad = run.get("vad") or {}
     pairs = {
-        "statebelt, of the ceiling": (_cost(run, "ceiling"), _cost(run, "statebelt")),
-        "words, of the ceiling": (_cost(run, "ceiling"), _cost(run, "words")),
         "statebelt x loop": (_cost(run, "loop"), _cost(run, "statebelt")),
         "statebelt x faststream": (_cost(run, "faststream"), _cost(run, "statebelt")),
-        "vad x silero loop": (
-            vad.get("loops", {}).get("silero loop", ()), [turn["flood"]["us"] for turn in vad.get("ours", ())]
-        ),
-    }  # fmt: skip
+        "vad x silero loop": (Series.of(vad.get("loops", {}).get("silero loop", ())), _flooded(vad.get("ours", ()))),
+    }
+    of_ceiling = {name: _of_ceiling(run["matches"].get(name, ())) for name in OURS}
     return {
-        name: Series.of(others).against(Series.of(mine)) for name, (others, mine) in pairs.items() if others and mine
+        **{f"{name}, of the ceiling": 1 / found.middle for name, found in of_ceiling.items() if found},
+        **{name: others.against(mine) for name, (others, mine) in pairs.items() if others.values and mine.values},
     }
 
 
@@ -113,7 +123,7 @@ def speed_up(curve: Mapping[str, Sequence[Run]]) -> Series:
 def others(run: Run) -> Series | None:
     """The part of the worker's core that went to strangers, over everything that was measured on Redis."""
     turns = [*(turn for each in run["matches"].values() for turn in each), *(run.get("vad") or {}).get("ours", ())]
-    found = [part for turn in turns for part in turn.values() if isinstance(part, dict)]
+    found = [part for turn in turns for part in [*turn["floods"], *turn.values()] if isinstance(part, dict)]
     curves = [curve for curve in run["curves"].values() if isinstance(curve, dict)]
     found += [turn for curve in curves for point in curve.values() for turn in point]
     return Series.of(part["others"] for part in found if "others" in part) if found else None

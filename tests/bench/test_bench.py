@@ -27,7 +27,8 @@ def live(us: float) -> dict[str, Any]:
 
 def match(us: float, half: bool = False) -> dict[str, Any]:
     parts = {"half": live(us * 1.2)} if half else {}
-    return {**parts, "flood": live(us), "most": live(us), "max_streams": 90.0, "compared": 6, "furthest": 0.0}
+    floods = [{**live(times * us), "ceiling_us": times * us / 5} for times in (1.0, 1.5, 0.9)]
+    return {**parts, "floods": floods, "most": live(us), "max_streams": 90.0, "compared": 6, "furthest": 0.0}
 
 
 @pytest.fixture
@@ -55,6 +56,19 @@ def run() -> dict[str, Any]:
 def test_ratios_are_taken_within_a_turn(run: dict[str, Any]) -> None:
     found = summary.ratios(run)
     assert found == {"statebelt, of the ceiling": 0.2, "statebelt x loop": 5.0, "vad x silero loop": 2.5}
+
+
+def test_the_ceiling_is_of_the_minute_of_each_flood(run: dict[str, Any]) -> None:
+    for n, turn in enumerate(run["matches"]["statebelt"]):
+        for flood, ratio in zip(turn["floods"], (1.3, 1.7, 1.5 + n), strict=True):
+            flood["ceiling_us"] = flood["us"] / ratio
+    row = next(row for row in summary.rows(run) if row.name == "statebelt")
+    assert row.of_ceiling is not None
+    assert row.of_ceiling.values == pytest.approx((1.3, 1.7, 1.5, 1.3, 1.7, 2.5))
+    assert summary.ratios(run)["statebelt, of the ceiling"] == pytest.approx(1 / 1.6)
+
+
+def test_two_workers_against_one(run: dict[str, Any]) -> None:
     assert summary.speed_up(run["curves"]["workers"]).values == (2 * 300 / 320, 2.0)
 
 
